@@ -1,0 +1,82 @@
+"""Predictions from an exported SavedModel, without its Keras model."""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_cosmo.export.saved_model import versions
+
+
+class SavedModelPredictor:
+    """Loads a SavedModel and runs one of its signatures on arrays, batch by batch.
+
+    Args:
+        folder: A version folder (with ``saved_model.pb``), or the model's folder, whose highest version is taken.
+        signature: Name of the signature. Defaults to "serving_default".
+
+    Raises:
+        FileNotFoundError: If there is no SavedModel in the folder.
+        ValueError: If the signature does not exist.
+
+    Attributes:
+        inputs: Input name -> shape with None for the batch.
+        units: Name -> unit, for inputs and outputs; empty for models of other origin.
+    """
+
+    def __init__(self, folder, signature: str = "serving_default"):
+        folder = pathlib.Path(folder)
+        if not (folder / "saved_model.pb").exists():
+            present = versions(folder)
+            if not present or not (present[-1] / "saved_model.pb").exists():
+                raise FileNotFoundError(
+                    f"No SavedModel in {folder}: expected saved_model.pb there or in a numbered version folder below. "
+                    "A training run prints the folder of the model it exports."
+                )
+            folder = present[-1]
+        self.folder = folder
+        self._loaded = tf.saved_model.load(str(folder))
+        if signature not in self._loaded.signatures:
+            raise ValueError(f"{folder} has no signature {signature!r}; it has {sorted(self._loaded.signatures)}.")
+        self._function = self._loaded.signatures[signature]
+        specs = self._function.structured_input_signature[1]
+        self.inputs = {name: tuple(spec.shape.as_list()) for name, spec in specs.items()}
+        self.output_names = sorted(self._function.structured_outputs)
+        self.units = {}
+        facts = folder / "assets.extra" / "keras_cosmo.json"
+        if facts.exists():
+            described = json.loads(facts.read_text())["signatures"][signature]
+            # The order of the file is the order of the parameters; TensorFlow sorts names.
+            self.output_names = list(described["outputs"])
+            both = {**described["inputs"], **described["outputs"]}
+            self.units = {name: value["unit"] for name, value in both.items()}
+
+    def predict(self, batch_size: int = 64, **inputs) -> dict[str, np.ndarray]:
+        """Outputs by name for whole arrays.
+
+        Args:
+            batch_size: Maps per call.
+            **inputs: One array per input, the batch first; finite, in the unit that `units` states.
+
+        Raises:
+            ValueError: If an input is missing or unknown, has a wrong shape or holds NaN or infinity.
+        """
+        if set(inputs) != set(self.inputs):
+            raise ValueError(f"Expected the inputs {sorted(self.inputs)}, got {sorted(inputs)}.")
+        arrays = {name: np.asarray(value, dtype="float32") for name, value in inputs.items()}
+        for name, array in arrays.items():
+            expected = self.inputs[name]
+            if array.ndim != len(expected) or any(
+                want not in (None, have) for want, have in zip(expected, array.shape, strict=True)
+            ):
+                raise ValueError(f"Input {name!r}: expected shape {expected} (None: any), got {array.shape}.")
+            if not np.isfinite(array).all():
+                bad = sorted({int(index) for index in np.argwhere(~np.isfinite(array))[:, 0]})
+                raise ValueError(f"Input {name!r}: maps {bad[:10]} hold NaN or infinity. Mask or leave them out first.")
+        count = len(next(iter(arrays.values())))
+        parts = []
+        for start in range(0, count, batch_size):
+            tensors = {name: tf.constant(array[start : start + batch_size]) for name, array in arrays.items()}
+            parts.append(self._function(**tensors))
+        return {name: np.concatenate([part[name].numpy() for part in parts]) for name in self.output_names}

@@ -1,0 +1,373 @@
+"""Astrophysical parameters from 21-cm light-cone images (Gillet et al. 2019)."""
+
+import dataclasses
+
+from keras_cosmo.tasks.presets import preset_field
+from keras_cosmo.tasks.task import Evaluation, Paper, Prepared, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegressionPreset:
+    """Every number of the recipe, with its source; the defaults are the paper's."""
+
+    simulations: int = preset_field(10_000, source="section 2.1", text="number of light-cones to simulate")
+    images_per_simulation: int = preset_field(
+        10, source="section 2.2, figure 2", text="images of each simulated light-cone"
+    )
+    n_perp: int = preset_field(100, source="section 2.2", text="image cells across the sky")
+    n_los: int = preset_field(2200, source="section 2.1", text="image cells along the line of sight")
+    z_min: float = preset_field(6.0, source="section 2.1", text="lowest redshift of the image")
+    z_max: float = preset_field(30.0, source="section 2.1", text="highest redshift of the image")
+    fractions: tuple[float, ...] = preset_field(
+        (0.8, 0.1, 0.1), source="section 3.5", text="training, validation and test fractions of the simulations"
+    )
+    evaluation_images: int = preset_field(
+        1, source="section 3.5, footnote 6", text="images of each validation and test light-cone that are scored"
+    )
+    average_images: bool = preset_field(
+        True,
+        source="assumption: the paper scores single images",
+        text="also score the mean prediction over all images of a test light-cone, with its error",
+    )
+    filters: tuple[int, ...] = preset_field((8, 16), source="table 1", text="filters of each convolution")
+    kernel_size: int = preset_field(10, source="table 1", text="side of the convolution filters in cells")
+    pool_size: int = preset_field(2, source="table 1", text="side of the max pooling in cells")
+    dense_units: tuple[int, ...] = preset_field((64, 16, 8), source="table 1", text="neurons of the hidden layers")
+    dropout: float = preset_field(0.2, source="section 3.5", text="fraction dropped after flattening")
+    learning_rate: float = preset_field(
+        1e-3, source="assumption: not stated, the default of Keras", text="learning rate of RMSprop at the start"
+    )
+    batch_size: int = preset_field(200, source="table 1", text="images per update")
+    epochs: int = preset_field(100, source="table 1", text="passes over the training images")
+    plateau_patience: int = preset_field(
+        5, source="table 1", text="epochs without a lower training loss before the learning rate falls"
+    )
+    plateau_factor: float = preset_field(0.5, source="table 1", text="factor on the learning rate at a plateau")
+    augmentation: str = preset_field(
+        "none",
+        source="assumption: the paper has none",
+        text="random changes of the training images across the sky: flip, or flip and periodic shift",
+        choices=("none", "flip", "flip-and-shift"),
+    )
+
+
+PAPER = RegressionPreset()
+PRESETS = {
+    "quick": dataclasses.replace(
+        PAPER,
+        simulations=4000,
+        images_per_simulation=1,
+        n_perp=32,
+        n_los=512,
+        batch_size=64,
+        epochs=60,
+        augmentation="flip-and-shift",
+    ),
+    "paper": PAPER,
+}
+
+
+class RegressionTask(Task):
+    """Light-cone image -> zeta, L_X, T_vir, E_0 with the network of Table 1."""
+
+    name = "regression"
+    title = "Astrophysical parameters from 21-cm light-cone images"
+    model_name = "lightcone_regressor"
+    presets = PRESETS
+    field = "brightness_temp"
+    paper = Paper(
+        citation="Gillet, Mesinger, Greig, Liu & Ucci 2019, MNRAS 484, 282 (arXiv:1805.02699)",
+        title="Deep learning from 21-cm tomography of the cosmic dawn and reionization",
+        bibtex=(
+            "@article{Gillet2019,\n  author = {Gillet, Nicolas and Mesinger, Andrei and Greig, Bradley and Liu, Adrian "
+            "and Ucci, Graziano},\n  title = {Deep learning from 21-cm tomography of the cosmic dawn and "
+            "reionization},\n  journal = {Monthly Notices of the Royal Astronomical Society},\n  volume = {484},\n"
+            "  pages = {282},\n  year = {2019},\n  eprint = {1805.02699}\n}"
+        ),
+        values={
+            "r2/zeta": 0.955,
+            "r2/log10_L_X": 0.987,
+            "r2/log10_T_vir": 0.997,
+            "r2/E_0": 0.728,
+            "scatter/log10_T_vir": 0.028,
+            "scatter/log10_L_X": 0.11,
+        },
+    )
+
+    def simulator(self, preset):
+        """Embedded light-cones at the preset's geometry."""
+        from keras_cosmo.simulations.lightcones import LightconeSimulator
+
+        return LightconeSimulator(
+            n_perp=preset.n_perp,
+            n_los=preset.n_los,
+            z_min=preset.z_min,
+            z_max=preset.z_max,
+            maps_per_simulation=preset.images_per_simulation,
+        )
+
+    def simulations(self, preset):
+        """Number of light-cones."""
+        return preset.simulations
+
+    def prepare(self, preset, database, seed):
+        """Split by simulation; normalise image and parameters with the training part."""
+        from keras_cosmo.data import augmentation
+        from keras_cosmo.data.normalization import fit_normalization
+        from keras_cosmo.data.pipeline import MapPipeline
+        from keras_cosmo.data.splits import split_by_simulation
+        from keras_cosmo.models.lightcone_regressor import check_map_shape
+
+        database.require(task=self.name, fields=(self.field,))
+        check_map_shape(database.fields[self.field].shape, len(preset.filters), preset.kernel_size, preset.pool_size)
+        split = split_by_simulation(database.simulation, preset.fractions, seed)
+        training = split.maps("train", database.simulation)
+        validation = split.maps("validation", database.simulation, preset.evaluation_images)
+        scan = database.scan()
+        image = fit_normalization(scan, self.field, training)
+        targets = database.targets(training)
+        normalization = {
+            self.field: {"mean": image.mean, "standard_deviation": image.standard_deviation},
+            "parameters": {
+                "mean": targets.mean(axis=0).tolist(),
+                "standard_deviation": targets.std(axis=0).tolist(),
+            },
+        }
+        augment = {"none": None, "flip": augmentation.flip, "flip-and-shift": augmentation.flip_and_shift}
+        options = {"batch_size": preset.batch_size, "seed": seed}
+        return Prepared(
+            database=database,
+            split=split,
+            training=MapPipeline(
+                database, self.field, "parameters", training, augment=augment[preset.augmentation], **options
+            ),
+            validation=MapPipeline(database, self.field, "parameters", validation, **options),
+            normalization=normalization,
+            fingerprint=scan.fingerprint,
+        )
+
+    def model(self, preset, database, normalization, dtype):
+        """`LightconeRegressor`, RMSprop and mean squared error of standardised parameters."""
+        import keras
+
+        from keras_cosmo.losses import StandardizedMeanSquaredError
+        from keras_cosmo.models.lightcone_regressor import LightconeRegressor
+
+        model = LightconeRegressor(
+            map_shape=database.fields[self.field].shape if database else (preset.n_perp, preset.n_los),
+            num_parameters=len(database.parameters) if database else 4,
+            filters=preset.filters,
+            kernel_size=preset.kernel_size,
+            pool_size=preset.pool_size,
+            dense_units=preset.dense_units,
+            dropout=preset.dropout,
+            dtype=dtype,
+            **(self.model_arguments(normalization) if normalization else {}),
+        )
+        scale = model.output_standard_deviation or [1.0] * model.num_parameters
+        model.compile(
+            optimizer=keras.optimizers.RMSprop(preset.learning_rate), loss=StandardizedMeanSquaredError(scale)
+        )
+        return model
+
+    def model_arguments(self, normalization):
+        """Arguments of `LightconeRegressor` that hold the normalisation."""
+        image, parameters = normalization[self.field], normalization["parameters"]
+        return {
+            "input_mean": image["mean"],
+            "input_standard_deviation": image["standard_deviation"],
+            "output_mean": parameters["mean"],
+            "output_standard_deviation": parameters["standard_deviation"],
+        }
+
+    def callbacks(self, preset):
+        """Learning rate on a plateau of the training loss (section 3.3)."""
+        import keras
+
+        return [
+            keras.callbacks.ReduceLROnPlateau(
+                monitor="loss", factor=preset.plateau_factor, patience=preset.plateau_patience
+            )
+        ]
+
+    def evaluate(self, preset, model, prepared, seed):
+        """R2, RMSE, bias and scatter of the network and of the global-signal baseline on unseen simulations."""
+        import numpy as np
+
+        from keras_cosmo.data.pipeline import MapPipeline
+        from keras_cosmo.statistics.scores import average_by_simulation, scores
+
+        database, split, parameters = prepared.database, prepared.split, prepared.database.parameters
+        all_images = split.maps("test", database.simulation)
+        scored = np.isin(all_images, split.maps("test", database.simulation, preset.evaluation_images))
+        simulation = database.simulation[all_images]
+        true = database.targets(all_images)
+        images = MapPipeline(database, self.field, "parameters", all_images, batch_size=preset.batch_size, seed=seed)
+        predicted = np.concatenate([model(maps, training=False).numpy() for maps, _ in images.evaluation()]).astype(
+            "float64"
+        )
+
+        metrics = scores(true[scored], predicted[scored], parameters, simulation[scored], seed=seed)
+        if preset.average_images and not scored.all():
+            average = average_by_simulation(predicted, simulation)
+            _, first = np.unique(simulation, return_index=True)
+            averaged = scores(true[first], average.mean, parameters, average.simulation, seed=seed)
+            metrics |= {f"averaged/{name}": value for name, value in averaged.items()}
+            error = np.nanmean(average.standard_error, axis=0)
+            metrics |= {
+                f"averaged/standard_error/{parameter.name}": float(value)
+                for parameter, value in zip(parameters, error, strict=True)
+            }
+        baseline = self.baseline(prepared)
+        baseline_predicted = baseline.predict(database.read(self.field, all_images[scored]))
+        metrics |= {
+            f"baseline/{name}": value
+            for name, value in scores(
+                true[scored], baseline_predicted, parameters, simulation[scored], seed=seed
+            ).items()
+        }
+        columns = {"map": all_images, "simulation": simulation, "scored": scored}
+        for index, parameter in enumerate(parameters):
+            columns[f"{parameter.name}_true"] = true[:, index]
+            columns[f"{parameter.name}_predicted"] = predicted[:, index]
+        arrays = {"true": true[scored], "predicted": predicted[scored], "baseline": baseline_predicted}
+        return Evaluation(
+            metrics=metrics, tables=[self.score_table(metrics, parameters)], arrays=arrays, columns=columns
+        )
+
+    def baseline(self, prepared):
+        """Ridge regression on the global signal and its scatter, fitted on the training part."""
+        from keras_cosmo.models.baselines import GlobalSignalRidge
+
+        database = prepared.database
+        training = prepared.split.maps("train", database.simulation)
+        ridge = GlobalSignalRidge()
+        features = ridge.features_from_batches(
+            database.read(self.field, training[start : start + 64]) for start in range(0, len(training), 64)
+        )
+        return ridge.fit(features, database.targets(training), database.simulation[training])
+
+    def score_table(self, metrics, parameters):
+        """The table that is printed last and opens the report."""
+        from keras_cosmo.figures.report import Table
+
+        averaged = any(name.startswith("averaged/r2") for name in metrics)
+        rows = []
+        for parameter in parameters:
+            name = parameter.name
+            error = metrics.get(f"r2_standard_error/{name}")
+            row = [
+                name + (f" [{parameter.unit}]" if parameter.unit else ""),
+                f"{metrics[f'r2/{name}']:.3f}" + (f" ± {error:.3f}" if error is not None else ""),
+                *([f"{metrics[f'averaged/r2/{name}']:.3f}"] if averaged else []),
+                f"{metrics[f'baseline/r2/{name}']:.3f}",
+                f"{self.paper.values[f'r2/{name}']:.3f}" if f"r2/{name}" in self.paper.values else "",
+                f"{metrics[f'rmse/{name}']:.3g}",
+                f"{metrics[f'bias/{name}']:+.2g}",
+                f"{metrics[f'scatter/{name}']:.3g}",
+            ]
+            rows.append(row)
+        header = ["parameter", "R2", *(["R2, mean of images"] if averaged else []), "R2 baseline", "R2 paper*"]
+        return Table(
+            title="Recovery on unseen simulations",
+            header=[*header, "RMSE", "bias", "scatter"],
+            rows=rows,
+            note=(
+                "Test simulations only. Baseline: ridge regression on the global signal and its scatter across the "
+                "sky. *As published for the authors' own data, 10 images of each of 8000 light-cones; shown for "
+                "orientation, not reached or missed here. ± is the standard error over simulations (bootstrap)."
+            ),
+        )
+
+    def figures(self, preset, model, prepared, evaluation, history):
+        """Figures 1, 4, 5, A1, A2 and table 2 of the paper, from this run."""
+        import keras
+        import numpy as np
+
+        from keras_cosmo.figures import regression as draw
+
+        database, parameters = prepared.database, prepared.database.parameters
+        arrays, metrics = evaluation.arrays, evaluation.metrics
+        test = prepared.split.maps("test", database.simulation, 1)
+        targets = database.targets(test)
+        names = list(database.parameter_names)
+        # Two light-cones as unlike as the test part offers, as in figures 1 and A2.
+        order = np.argsort(targets[:, names.index("log10_L_X")] if "log10_L_X" in names else targets[:, 0])
+        pair = [int(order[len(order) // 10]), int(order[-1 - len(order) // 10])]
+        images = database.read(self.field, test[pair])
+        titles = [
+            ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, targets[index], strict=True))
+            for index in pair
+        ]
+        geometry = {"redshifts": database.redshifts, "cell_size": database.cell_size, "titles": titles}
+        baseline = {
+            name.removeprefix("baseline/"): value for name, value in metrics.items() if name.startswith("baseline/")
+        }
+        table = {
+            source: {name: values[f"r2/{name}"] for name in names if f"r2/{name}" in values}
+            for source, values in (("network", metrics), ("baseline", baseline), ("paper", self.paper.values))
+        }
+        table = {source: values for source, values in table.items() if values}
+        errors = {
+            "network": {
+                name: metrics[f"r2_standard_error/{name}"] for name in names if f"r2_standard_error/{name}" in metrics
+            }
+        }
+        result = {
+            "lightcones": (
+                draw.lightcone_images(images, **geometry),
+                "Two unseen light-cone images, as figure 1 of the paper.",
+            ),
+            "loss_history": (
+                draw.loss_history(history),
+                "Loss on training and validation images after each epoch, and the learning rate (figure 4).",
+            ),
+            "predicted_against_true": (
+                draw.predicted_against_true(arrays["true"], arrays["predicted"], parameters, arrays["baseline"]),
+                "Predicted against true parameters of unseen simulations; below, the residual given the truth, at the "
+                "side given the prediction (figure 5).",
+            ),
+            "scores": (
+                draw.score_comparison(table, parameters, errors),
+                "R2 of the network, of the baseline on the same split, and as published (table 2).",
+            ),
+        }
+        convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+        if convolutions:
+            first = convolutions[0]
+            responses = keras.Model(model.inputs, first.output)(images, training=False)
+            result["first_layer_filters"] = (
+                draw.first_layer_filters(np.asarray(first.kernel)),
+                "Filters of the first convolution after training (figure A1).",
+            )
+            result["first_layer_responses"] = (
+                draw.first_layer_responses(
+                    images,
+                    np.moveaxis(keras.ops.convert_to_numpy(keras.ops.cast(responses, "float32")), -1, 1),
+                    **geometry,
+                ),
+                "Responses of the first convolution to the two light-cones (figure A2).",
+            )
+        return result
+
+    def signatures(self, preset, model, prepared):
+        """``serving_default``: brightness temperature [mK] -> parameters by name, in their own units."""
+        import tensorflow as tf
+
+        from keras_cosmo.export.saved_model import Signature
+
+        database = prepared.database
+        names = list(database.parameter_names)
+        n_perp, n_los = database.fields[self.field].shape
+
+        def predict(brightness_temp):
+            return dict(zip(names, tf.unstack(model(brightness_temp, training=False), axis=-1), strict=True))
+
+        return {
+            "serving_default": Signature(
+                function=predict,
+                inputs={self.field: tf.TensorSpec([None, n_perp, n_los], tf.float32)},
+                units={self.field: "mK", **{parameter.name: parameter.unit for parameter in database.parameters}},
+                example={self.field: database.read(self.field, prepared.split.maps("test", database.simulation)[:1])},
+            )
+        }
