@@ -27,7 +27,17 @@ FLOORS = {
     "tasks": 3,
 }
 STRANGERS = [{"models", "data"}, {"models", "simulations"}, {"data", "simulations"}]
-NO_TENSORFLOW = ("quantities", "slicing", "simulations", "statistics", "layers", "losses", "metrics", "models", "figures")
+NO_TENSORFLOW = (
+    "quantities",
+    "slicing",
+    "simulations",
+    "statistics",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "figures",
+)
 
 
 def imports(source: str):
@@ -84,7 +94,9 @@ def test_a_planted_violation_is_caught(room, source):
 
 
 def test_only_cosmology_imports_pyccl():
-    users = [path.stem for path in PACKAGE.rglob("*.py") if any(m.startswith("pyccl") for m in imports(path.read_text()))]
+    users = [
+        path.stem for path in PACKAGE.rglob("*.py") if any(m.startswith("pyccl") for m in imports(path.read_text()))
+    ]
     assert users == ["cosmology"]
 
 

@@ -12,7 +12,7 @@ def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
     Args:
         model: A functional Keras model, such as `LightconeRegressor`.
         replacements: Layer name -> ``keras.layers.Layer`` (not yet built). Its input and output must fit
-            the neighbours; register its class (``keras.saving.register_keras_serializable``) so that the
+            the neighbours, and its ``call`` must take the arguments that the old layer's takes; register its class (``keras.saving.register_keras_serializable``) so that the
             result can be saved.
 
     Raises:
@@ -27,7 +27,7 @@ def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
     if unknown:
         raise ValueError(f"`replacements`: no layer named {unknown}; this model has {names}.")
     for name, layer in replacements.items():
-        if not isinstance(layer, keras.layers.Layer) or layer.built:
+        if not isinstance(layer, keras.layers.Layer) or layer.weights:
             raise ValueError(f"`replacements[{name!r}]`: expected a Keras layer that is not built yet, got {layer!r}.")
 
         if layer.name != name and layer.name in names:
@@ -40,7 +40,8 @@ def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
         return replacements.get(layer.name) or layer.__class__.from_config(layer.get_config())
 
     # A plain functional model: Keras clones only models that keep the stock `get_config`.
-    plain = keras.Model(model.inputs, model.outputs[0] if len(model.outputs) == 1 else model.outputs, name=model.name)
+    inputs, outputs = (ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs))
+    plain = keras.Model(inputs, outputs, name=model.name)
     result = keras.models.clone_model(plain, clone_function=clone)
     for old, new in zip(plain.layers, result.layers, strict=True):
         if old.name in replacements:

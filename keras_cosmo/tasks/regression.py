@@ -133,27 +133,35 @@ class RegressionTask(Task):
                 "standard_deviation": targets.std(axis=0).tolist(),
             },
         }
-        augment = {"none": None, "flip": augmentation.flip, "flip-and-shift": augmentation.flip_and_shift}
-        options = {"batch_size": preset.batch_size, "seed": seed}
+        augment = {
+            "none": None,
+            "flip": augmentation.flip_lightcones,
+            "flip-and-shift": augmentation.augment_lightcones,
+        }
         return Prepared(
             database=database,
             split=split,
             training=MapPipeline(
-                database, self.field, "parameters", training, augment=augment[preset.augmentation], **options
+                database,
+                self.field,
+                "parameters",
+                training,
+                preset.batch_size,
+                seed,
+                augment=augment[preset.augmentation],
             ),
-            validation=MapPipeline(database, self.field, "parameters", validation, **options),
+            validation=MapPipeline(
+                database, self.field, "parameters", validation, min(preset.batch_size, len(validation)), seed
+            ),
             normalization=normalization,
             fingerprint=scan.fingerprint,
         )
 
-    def model(self, preset, database, normalization, dtype):
-        """`LightconeRegressor`, RMSprop and mean squared error of standardised parameters."""
-        import keras
-
-        from keras_cosmo.losses import StandardizedMeanSquaredError
+    def build(self, preset, database, normalization, dtype):
+        """`LightconeRegressor` at the size of the data."""
         from keras_cosmo.models.lightcone_regressor import LightconeRegressor
 
-        model = LightconeRegressor(
+        return LightconeRegressor(
             map_shape=database.fields[self.field].shape if database else (preset.n_perp, preset.n_los),
             num_parameters=len(database.parameters) if database else 4,
             filters=preset.filters,
@@ -164,11 +172,18 @@ class RegressionTask(Task):
             dtype=dtype,
             **(self.model_arguments(normalization) if normalization else {}),
         )
-        scale = model.output_standard_deviation or [1.0] * model.num_parameters
+
+    def compile(self, preset, model, normalization):
+        """RMSprop and the mean squared error of standardised parameters (section 3.3)."""
+        import keras
+
+        from keras_cosmo.losses import StandardizedMeanSquaredError
+
+        num_parameters = model.output.shape[-1]
+        scale = normalization["parameters"]["standard_deviation"] if normalization else [1.0] * num_parameters
         model.compile(
             optimizer=keras.optimizers.RMSprop(preset.learning_rate), loss=StandardizedMeanSquaredError(scale)
         )
-        return model
 
     def model_arguments(self, normalization):
         """Arguments of `LightconeRegressor` that hold the normalisation."""
@@ -335,7 +350,7 @@ class RegressionTask(Task):
         convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
         if convolutions:
             first = convolutions[0]
-            responses = keras.Model(model.inputs, first.output)(images, training=False)
+            responses = keras.Model(model.input, first.output)(images, training=False)
             result["first_layer_filters"] = (
                 draw.first_layer_filters(np.asarray(first.kernel)),
                 "Filters of the first convolution after training (figure A1).",

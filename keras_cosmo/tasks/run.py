@@ -75,14 +75,15 @@ class RunSettings:
 
 def main(task, argv=None) -> int:
     """Run a task from the command line; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
     try:
         arguments = vars(parser(task).parse_args(argv))
         summary = arguments.pop("summary", False)
         settings = settings_from(task, arguments)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         if summary:
             print_summary(task, settings)
@@ -235,7 +236,8 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
 
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            f"keras_cosmo needs Keras on TensorFlow, got backend {keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow."
+            f"keras_cosmo needs Keras on TensorFlow, got backend {keras.backend.backend()!r}: set "
+            "KERAS_BACKEND=tensorflow."
         )
     import tensorflow as tf
 
@@ -404,8 +406,8 @@ def copy_weights(path, model) -> None:
         given = [weight.shape for weight in saved.get(layer.name, [])]
         if shapes != given:
             raise ValueError(
-                f"Layer {layer.name!r} of this network has weights of shape {shapes}, that of {path} {given}. Start from "
-                "a run on maps of the same size, with the same network."
+                f"Layer {layer.name!r} of this network has weights of shape {shapes}, that of {path} {given}. "
+                "Start from a run on maps of the same size, with the same network."
             )
         layer.set_weights(saved.get(layer.name, []))
 

@@ -85,8 +85,21 @@ class Task(abc.ABC):
         """Check, split and normalise a database; raise ``ValueError`` if it does not fit the task."""
 
     @abc.abstractmethod
+    def build(self, preset, database, normalization: dict | None, dtype: str):
+        """The network. Without a database: at the preset's map size, without normalisation.
+
+        Override it to train a network of your own on the same road.
+        """
+
+    @abc.abstractmethod
+    def compile(self, preset, model, normalization: dict | None) -> None:
+        """Give the network its loss and optimizer."""
+
     def model(self, preset, database, normalization: dict | None, dtype: str):
-        """The compiled network. Without a database: at the preset's map size, without normalisation."""
+        """The compiled network."""
+        model = self.build(preset, database, normalization, dtype)
+        self.compile(preset, model, normalization)
+        return model
 
     @abc.abstractmethod
     def callbacks(self, preset) -> list:

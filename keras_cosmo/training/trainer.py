@@ -33,8 +33,8 @@ class Trainer:
     uninterrupted one; on the same machine with the same number of threads the weights are equal bit for bit
     wherever TensorFlow's kernels are deterministic (``--deterministic`` forces them to be).
 
-    The folder receives ``history.csv``, ``checkpoints/last-*`` (resume), ``checkpoints/best.npz`` (weights at the lowest
-    monitored value) and TensorBoard events under ``tensorboard/``.
+    The folder receives ``history.csv``, ``checkpoints/last-*`` (to resume), ``checkpoints/best.npz`` (weights at
+    the lowest monitored value) and TensorBoard events under ``tensorboard/``.
 
     Args:
         model: Compiled model. ``model.train_step`` and ``model.test_step`` do the work, so a model with its own

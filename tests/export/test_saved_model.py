@@ -112,8 +112,8 @@ def test_a_failed_export_leaves_nothing(model, tmp_path):
         export_saved_model(model, tmp_path / "m", {"serving_default": signature(model, function=broken)})
     with pytest.raises(ValueError, match="named 'serving_default'"):
         export_saved_model(model, tmp_path / "m", {"predict": signature(model)})
+    scalar = signature(model, function=lambda brightness_temp: {"total": tf.reduce_sum(brightness_temp)})
     with pytest.raises(ValueError, match=r"'total' with the batch as first dimension.*got shape \(\)"):
-        scalar = signature(model, function=lambda brightness_temp: {"total": tf.reduce_sum(brightness_temp)})
         export_saved_model(model, tmp_path / "m", {"serving_default": scalar})
     assert not list(tmp_path.rglob("saved_model.pb"))
     assert not list(tmp_path.rglob("aside-*"))
@@ -130,7 +130,7 @@ def test_predictor(exported, model):
 def test_predictor_errors(exported, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No SavedModel in .*expected saved_model.pb"):
         SavedModelPredictor(tmp_path)
-    with pytest.raises(ValueError, match="no signature 'x'; it has .*serving_default"):
+    with pytest.raises(ValueError, match=r"no signature 'x'; it has .*serving_default"):
         SavedModelPredictor(exported, "x")
     predictor = SavedModelPredictor(exported)
     with pytest.raises(ValueError, match=r"Expected the inputs \['brightness_temp'\], got \['maps'\]"):

@@ -57,9 +57,7 @@ def test_normalisation_is_inside():
     """A network with normalisation equals one without, fed and read in standardised quantities."""
     maps, _ = batch()
     inside = compiled()
-    outside = compiled(
-        input_mean=0.0, input_standard_deviation=1.0, output_mean=None, output_standard_deviation=None
-    )
+    outside = compiled(input_mean=0.0, input_standard_deviation=1.0, output_mean=None, output_standard_deviation=None)
     outside.set_weights(inside.get_weights())
     expected = outside.predict((maps + 30) / 50, verbose=0) * NORMALIZATION["output_standard_deviation"]
     expected += NORMALIZATION["output_mean"]

@@ -31,7 +31,7 @@ def test_same_layer_gives_same_predictions():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="no layer named.*'dense_9'.*dense_2"):
+    with pytest.raises(ValueError, match=r"no layer named.*'dense_9'.*dense_2"):
         replace_layers(network(), {"dense_9": keras.layers.Dense(16, name="mine")})
     with pytest.raises(ValueError, match="not built yet"):
         replace_layers(network(), {"dense_2": 16})

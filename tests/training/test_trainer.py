@@ -93,7 +93,9 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, uninterrupted):
     step = model.train_step
 
     def train_step(batch):
-        tf.py_function(lambda: os.kill(os.getpid(), signal.SIGINT) if not tmp_path.joinpath("once").exists() else None, [], [])
+        tf.py_function(
+            lambda: os.kill(os.getpid(), signal.SIGINT) if not tmp_path.joinpath("once").exists() else None, [], []
+        )
         tf.py_function(lambda: tmp_path.joinpath("once").touch(), [], [])
         return step(batch)
 

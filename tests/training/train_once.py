@@ -1,4 +1,4 @@
-"""A small training run for `test_trainer`: ``train_once.py FOLDER [KILL_AT]`` kills itself there, or resumes and finishes."""
+"""A small training run: ``train_once.py FOLDER [KILL_AT]`` kills itself there, or resumes and finishes."""
 
 import os
 import pathlib
@@ -69,7 +69,7 @@ def train(folder, model=None, **options):
 
 
 def main(folder, kill_at):
-    """Kill at ``kill_at``: ``step:N``, ``save:N`` (in the N-th save) or ``best:N`` (between best weights and checkpoint)."""
+    """Kill at ``step:N``, ``save:N`` (in the N-th save) or ``best:N`` (between best weights and checkpoint)."""
     what, _, number = kill_at.partition(":")
     calls = {"step": 0, "save": 0, "best": 0}
 
@@ -83,7 +83,6 @@ def main(folder, kill_at):
 
         return wrapped
 
-    manager = tf.train.CheckpointManager
     Trainer._save_best = lethal("best", Trainer._save_best)
     # The data of a checkpoint are on disk before the manager renames its index: kill in between.
     tf.train.Checkpoint.write = lethal("save", tf.train.Checkpoint.write)
@@ -98,10 +97,9 @@ def main(folder, kill_at):
             return step(batch)
 
         model.train_step = train_step
-    trainer = train(folder, model, **({"checkpoint_seconds": 0.05} if what == "step" else {}))
+    train(folder, model, **({"checkpoint_seconds": 0.05} if what == "step" else {}))
     arrays = [variable.numpy() for variable in [*model.variables, *model.optimizer.variables]]
     np.savez(pathlib.Path(folder) / "final.npz", *arrays)
-    del manager, trainer
 
 
 if __name__ == "__main__":

@@ -1,0 +1,369 @@
+"""Light-cone files as 21cmFAST saves them (``LightCone.save`` of py21cmfast 3.0 to 4.2).
+
+Facts about the files, from the writer's own source and from files it wrote:
+
+- The last axis is the line of sight and index 0 the lowest redshift, in all versions.
+- No version stores redshifts. 4.x stores distances; 3.4 does; 3.0 to 3.3 do not, and lay cells out in steps of
+  n / (n - 1) cells from the distance of the lowest redshift. The cosmology is flat with radiation and neutrinos.
+- Parameter attributes are what users typed: ``L_X`` and ``ION_Tvir_MIN`` are logarithms, ``NU_X_THRESH`` is in eV.
+- 4.x has no ``SIGMA_8`` among the cosmological parameters; it is ``ps_norm`` of the cosmological tables.
+- A 4.x run that saved checkpoints while running ends with ``last_completed_lcidx`` 0, one that did not with -1.
+  What such a checkpoint file holds was written before the velocity-gradient correction, which is applied at the
+  end and in memory only.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from keras_cosmo.distances import comoving_distance, redshift_at_distance
+from keras_cosmo.slicing import slice_lightcone, sliced_shape
+
+FIELD = "lightcones/brightness_temp"
+COSMOLOGY_NAMES = ("hlittle", "OMm", "OMb", "POWER_INDEX")
+ATTRIBUTE_OF = {
+    "zeta": "HII_EFF_FACTOR",
+    "log10_L_X": "L_X",
+    "log10_T_vir": "ION_Tvir_MIN",
+    "E_0": "NU_X_THRESH",
+}
+"""Parameter of Gillet et al. 2019 -> attribute of the file; E_0 in keV is NU_X_THRESH in eV over 1000."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Py21cmfastLightcone:
+    """A light-cone file of 21cmFAST: what it says about itself, and its brightness temperature on demand.
+
+    Use :meth:`from_file`. No file handle is kept: pixels are read when asked for, and only those.
+
+    Args:
+        path: The file.
+        version: Version of 21cmFAST that wrote it.
+        random_seed: Seed of its initial conditions.
+        shape: ``(nx, ny, n_los)`` without the pixels that 21cmFAST marks as a buffer.
+        cell_size: Side of a cell in Mpc.
+        distances: ``(n_los,)`` comoving distance of each cell in Mpc, increasing.
+        redshifts: ``(n_los,)``, rebuilt from the distances and the cosmology of the file.
+        cosmology: hlittle, OMm, OMb, POWER_INDEX and SIGMA_8 (None where the file does not say).
+        parameters: zeta; log10_L_X [erg s^-1 Msun^-1 yr]; log10_T_vir [K]; E_0 [keV].
+        inactive: Parameter name -> why it had no effect on this light-cone. Such a value must not become a label.
+        from_checkpoints: Whether the run saved checkpoints while running. Its brightness temperature then lacks the
+            velocity-gradient correction, unless it was saved once more at the end.
+        buffer: Cells left out at the near and at the far end of the stored line of sight.
+
+    Example:
+        >>> cone = Py21cmfastLightcone.from_file("lightcone.h5")  # doctest: +SKIP
+        >>> cone.images(slices=5, spacing=60.0).shape  # doctest: +SKIP
+        (10, 100, 2200)
+    """
+
+    path: pathlib.Path
+    version: str
+    random_seed: int
+    shape: tuple[int, int, int]
+    cell_size: float
+    distances: np.ndarray
+    redshifts: np.ndarray
+    cosmology: dict[str, float | None]
+    parameters: dict[str, float]
+    inactive: dict[str, str]
+    from_checkpoints: bool = False
+    buffer: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "Py21cmfastLightcone":
+        """Read everything but the pixels.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a complete, rectilinear light-cone of 21cmFAST with a brightness temperature;
+                the message says what it is instead, or what it lacks.
+        """
+        path = pathlib.Path(path)
+        with _open(path) as file:
+            modern = _check_is_lightcone(path, file)
+            dataset = _brightness_temperature(path, file)
+            record = _read_modern(path, file) if modern else _read_old(path, file)
+            stored = dataset.shape
+        near, far = record["buffer"]
+        shape = (*stored[:2], stored[2] - near - far)
+        background = {"h": record["cosmology"]["hlittle"], "omega_m": record["cosmology"]["OMm"]}
+        distances, redshift = record.pop("distances"), record.pop("redshift", None)
+        if distances is None:
+            # Versions 3.0 to 3.3: from the lowest redshift on, with the package's own step of n / (n - 1) cells.
+            first = comoving_distance(redshift, **background)
+            distances = first + np.linspace(0.0, stored[2] * record["cell_size"], stored[2])
+        if distances.shape != stored[2:] or shape[2] < 1 or not np.all(np.diff(distances) > 0):
+            raise ValueError(
+                f"{path}: expected increasing distances, one for each of the {stored[2]} cells along the line of "
+                f"sight, more cells than the buffer of {near + far}, got {distances.shape}. The file is damaged: run "
+                f"the light-cone again."
+            )
+        distances = distances[near : stored[2] - far]
+        redshifts = redshift_at_distance(distances, **background)
+        return cls(path=path, shape=shape, distances=distances, redshifts=redshifts, **record)
+
+    def images(
+        self, *, slices: int = 5, spacing: float = 60.0, parts: int = 2, axes: tuple[int, ...] = (0,)
+    ) -> np.ndarray:
+        """Images along the line of sight; reads the slices and nothing else.
+
+        Args:
+            slices: Slices per transverse axis.
+            spacing: Distance between neighbouring slices in Mpc.
+            parts: Images each slice is cut into across the sky.
+            axes: Transverse axes normal to the slices.
+
+        Returns:
+            float32 array ``(len(axes) * slices * parts, n_perpendicular // parts, n_los)`` in mK; see
+            `keras_cosmo.slicing.slice_lightcone`.
+
+        Raises:
+            ValueError: If the slices do not fit, or a value is not finite.
+        """
+        geometry = {"slices": slices, "spacing": spacing, "parts": parts, "axes": axes}
+        self.images_shape(**geometry)
+        with _open(self.path) as file:
+            try:
+                dataset = _WithoutBuffer(file[FIELD], self.shape, self.buffer)
+                images = slice_lightcone(dataset, self.cell_size, **geometry)
+            except (OSError, KeyError) as error:
+                raise ValueError(
+                    f"{self.path}: {FIELD} cannot be read ({error}). The file was changed or is damaged: copy it again."
+                ) from error
+        finite = np.isfinite(images)
+        if not finite.all():
+            raise ValueError(
+                f"{self.path}: expected finite values in {FIELD}, got {np.count_nonzero(~finite)} that are not "
+                f"among the {finite.size} read. Run this light-cone again, or leave it out."
+            )
+        return images
+
+    def images_shape(
+        self, *, slices: int = 5, spacing: float = 60.0, parts: int = 2, axes: tuple[int, ...] = (0,)
+    ) -> tuple[int, int, int]:
+        """Shape of :meth:`images`, without reading any.
+
+        Raises:
+            ValueError: If the slices do not fit into the cone; names the file.
+        """
+        try:
+            return sliced_shape(self.shape, self.cell_size, slices=slices, spacing=spacing, parts=parts, axes=axes)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+
+class _WithoutBuffer:
+    """A stored cone whose buffer along the line of sight is left out when it is indexed."""
+
+    def __init__(self, dataset: h5py.Dataset, shape: tuple[int, int, int], buffer: tuple[int, int]):
+        self.dataset, self.shape = dataset, shape
+        self.line_of_sight = slice(buffer[0], buffer[0] + shape[2])
+
+    def __getitem__(self, key):
+        key = key if isinstance(key, tuple) else (key, slice(None))
+        return self.dataset[(*key, self.line_of_sight)]
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path) -> Iterator[h5py.File]:
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a light-cone file of 21cmFAST, got a folder. Give one file in it.")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: there is no such file. Expected a light-cone that 21cmFAST wrote with LightCone.save; correct "
+            f"the path."
+        )
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except PermissionError:
+        raise
+    except OSError as error:
+        if h5py.is_hdf5(path):
+            raise ValueError(
+                f"{path}: the HDF5 file is truncated or damaged ({error}). Copy it again, or run the light-cone again."
+            ) from error
+        raise ValueError(
+            f"{path}: expected an HDF5 file, got something else ({path.stat().st_size} bytes). Give a light-cone that "
+            f"21cmFAST wrote with LightCone.save."
+        ) from error
+    with file:
+        yield file
+
+
+def _check_is_lightcone(path: pathlib.Path, file: h5py.File) -> bool:
+    """Whether the file is of version 4 (True) or 3 (False); raise if it is no light-cone."""
+    if "lightcones" in file and ("InputParameters" in file or file.attrs.get("lightcone", False)):
+        return True
+    if "lightcones" in file and "user_params" in file:
+        return False
+    boxes = {"InitialConditions", "PerturbedField", "IonizedBox", "BrightnessTemp", "TsBox", "PerturbField"}
+    found = sorted(boxes & set(file))
+    if file.attrs.get("coeval", False) or found or file.attrs.get("kind", "") in boxes:
+        raise ValueError(
+            f"{path}: expected a light-cone, got a coeval box of 21cmFAST (a box at one redshift, holding {found}). "
+            f"Give files written by LightCone.save; make them with run_lightcone."
+        )
+    raise ValueError(
+        f"{path}: expected a light-cone of 21cmFAST, got an HDF5 file with {sorted(file)[:8]} and no group "
+        f"'lightcones'. Give files written by LightCone.save of 21cmFAST 3 or 4."
+    )
+
+
+def _brightness_temperature(path: pathlib.Path, file: h5py.File) -> h5py.Dataset:
+    if FIELD not in file:
+        raise ValueError(
+            f"{path}: expected the field brightness_temp among the light-cones, got {sorted(file['lightcones'])}. Run "
+            f"21cmFAST again with 'brightness_temp' among the quantities of the light-cone."
+        )
+    dataset = file[FIELD]
+    if dataset.ndim == 2:
+        raise ValueError(
+            f"{path}: expected a rectilinear light-cone (nx, ny, n_los), got an angular one of shape {dataset.shape} "
+            f"(directions, n_los). Run 21cmFAST again with RectilinearLightconer."
+        )
+    if dataset.ndim != 3 or dataset.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: expected brightness_temp as real numbers of shape (nx, ny, n_los), got {dataset.dtype} of shape "
+            f"{dataset.shape}. Run 21cmFAST again."
+        )
+    return dataset
+
+
+def _read_modern(path: pathlib.Path, file: h5py.File) -> dict:
+    """Header of a file of version 4."""
+    if "lightcone_distances" not in file:
+        raise ValueError(f"{path}: expected a dataset lightcone_distances, got none. Save the light-cone again.")
+    distances = np.asarray(file["lightcone_distances"][()], np.float64)
+    reached = int(file.attrs.get("last_completed_lcidx", -1))
+    if reached > 0:
+        raise ValueError(
+            f"{path}: the light-cone is unfinished: cells 0 to {reached - 1} of {len(distances)} along the line "
+            f"of sight are empty. Resume it with the same lightcone_filename and cache, or leave it out."
+        )
+    _check_not_begun(path, file)
+    inputs = {
+        name: _attributes(path, file, f"InputParameters/{name}")
+        for name in ("simulation_options", "cosmo_params", "astro_params", "astro_options", "matter_options")
+    }
+    cosmology = {name: _number(path, inputs["cosmo_params"], name, "cosmo_params") for name in COSMOLOGY_NAMES}
+    tables = file["InputParameters"].get("cosmo_tables")
+    sigma_8 = inputs["cosmo_params"].get("SIGMA_8")
+    if sigma_8 is None and tables is not None and tables.attrs.get("USE_SIGMA_8", False):
+        sigma_8 = tables.attrs.get("ps_norm")
+    cosmology["SIGMA_8"] = None if sigma_8 is None else float(sigma_8)
+    source_model = _text(inputs["matter_options"].get("SOURCE_MODEL", "CONST-ION-EFF"))
+    not_constant = None
+    if source_model != "CONST-ION-EFF":
+        not_constant = f"SOURCE_MODEL is {source_model!r}, not 'CONST-ION-EFF'"
+    options = inputs["simulation_options"]
+    size = _number(path, options, "BOX_LEN", "simulation_options")
+    return {
+        "version": _text(file["InputParameters"].attrs.get("21cmFAST-version", file.attrs.get("__version__", "4"))),
+        "random_seed": int(_number(path, file["InputParameters"].attrs, "random_seed", "InputParameters")),
+        "cell_size": size / _number(path, options, "HII_DIM", "simulation_options"),
+        "distances": distances,
+        "cosmology": cosmology,
+        "parameters": _parameters(path, inputs["astro_params"]),
+        "inactive": _inactive(inputs["astro_params"], inputs["astro_options"], not_constant),
+        "from_checkpoints": reached == 0,
+        "buffer": (int(file.attrs.get("lowz_buffer_pixels", 0)), int(file.attrs.get("highz_buffer_pixels", 0))),
+    }
+
+
+def _read_old(path: pathlib.Path, file: h5py.File) -> dict:
+    """Header of a file of version 3."""
+    redshift = _number(path, file.attrs, "redshift", "the root")
+    reached = file.attrs.get("current_redshift")
+    if reached is not None and float(reached) > redshift * (1 + 1e-3):
+        raise ValueError(
+            f"{path}: the light-cone is unfinished: computed down to z = {float(reached):.3f}, expected z = "
+            f"{redshift:.3f}. Resume it with the same lightcone_filename and cache, or leave it out."
+        )
+    _check_not_begun(path, file)
+    inputs = {
+        name: _attributes(path, file, name) for name in ("user_params", "cosmo_params", "astro_params", "flag_options")
+    }
+    cosmology = {name: _number(path, inputs["cosmo_params"], name, "cosmo_params") for name in COSMOLOGY_NAMES}
+    sigma_8 = inputs["cosmo_params"].get("SIGMA_8")
+    not_constant = None
+    if inputs["flag_options"].get("USE_MASS_DEPENDENT_ZETA", False):
+        not_constant = "USE_MASS_DEPENDENT_ZETA is on"
+    size = _number(path, inputs["user_params"], "BOX_LEN", "user_params")
+    return {
+        "version": _text(file.attrs.get("version", "3")),
+        "random_seed": int(_number(path, file.attrs, "random_seed", "the root")),
+        "cell_size": size / _number(path, inputs["user_params"], "HII_DIM", "user_params"),
+        "redshift": redshift,
+        "distances": np.asarray(file["distances"][()], np.float64) if "distances" in file else None,
+        "cosmology": {**cosmology, "SIGMA_8": None if sigma_8 is None else float(sigma_8)},
+        "parameters": _parameters(path, inputs["astro_params"]),
+        "inactive": _inactive(inputs["astro_params"], inputs["flag_options"], not_constant),
+        "buffer": (0, 0),
+    }
+
+
+def _check_not_begun(path: pathlib.Path, file: h5py.File) -> None:
+    # A file laid out for checkpoints and left before the first one looks finished, but holds only zeros.
+    history = file.get("global_quantities/brightness_temp")
+    if history is not None and history.size and not np.any(history[()]):
+        raise ValueError(
+            f"{path}: the light-cone was begun and holds only zeros. Run it again with the same lightcone_filename, or "
+            f"leave it out."
+        )
+
+
+def _attributes(path: pathlib.Path, file: h5py.File, group: str) -> dict:
+    if group not in file:
+        raise ValueError(f"{path}: expected a group {group} with parameters, got none. Save the light-cone again.")
+    return dict(file[group].attrs)
+
+
+def _number(path: pathlib.Path, attributes, name: str, group: str) -> float:
+    if name not in attributes:
+        raise ValueError(
+            f"{path}: expected the attribute {name} of {group}, got {sorted(attributes)}. Save the light-cone again "
+            f"with 21cmFAST 3.0 or newer."
+        )
+    value = attributes[name]
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a number in the attribute {name} of {group}, got {value!r}.") from error
+    if not np.isfinite(number):
+        raise ValueError(f"{path}: expected a finite number in the attribute {name} of {group}, got {number}.")
+    return number
+
+
+def _parameters(path: pathlib.Path, astro_params: dict) -> dict[str, float]:
+    values = {
+        parameter: _number(path, astro_params, attribute, "astro_params")
+        for parameter, attribute in ATTRIBUTE_OF.items()
+    }
+    return {**values, "E_0": values["E_0"] / 1000.0}
+
+
+def _inactive(astro_params: dict, options: dict, not_constant: str | None) -> dict[str, str]:
+    """Parameters of the paper that could not act in this run, with the reason."""
+    inactive = {}
+    if not_constant is not None:
+        inactive["zeta"] = f"HII_EFF_FACTOR has no effect: {not_constant}"
+        inactive["log10_T_vir"] = f"ION_Tvir_MIN does not set the sources alone: {not_constant}"
+    if options.get("M_MIN_in_Mass", False):
+        inactive["log10_T_vir"] = "ION_Tvir_MIN has no effect: M_MIN_in_Mass is on, so that M_TURN sets the sources"
+    ionizing, x_ray = astro_params.get("ION_Tvir_MIN"), astro_params.get("X_RAY_Tvir_MIN")
+    if "log10_T_vir" not in inactive and x_ray is not None and not np.isclose(float(x_ray), float(ionizing)):
+        inactive["log10_T_vir"] = f"it is two numbers: ION_Tvir_MIN is {ionizing:g}, X_RAY_Tvir_MIN is {x_ray:g}"
+    if not options.get("USE_TS_FLUCT", True):
+        inactive["log10_L_X"] = "L_X has no effect: USE_TS_FLUCT is off"
+        inactive["E_0"] = "NU_X_THRESH has no effect: USE_TS_FLUCT is off"
+    return inactive
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,45 @@
+"""Every script: instant help, clear usage errors."""
+
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPTS = sorted((pathlib.Path(__file__).parents[2] / "apps").glob("*.py"))
+
+
+def run(script, *flags):
+    return subprocess.run([sys.executable, "-X", "importtime", script, *flags], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_loads_no_heavy_library(script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert "usage" in result.stdout
+    modules = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
+    assert "argparse" in modules
+    assert not modules & {"tensorflow", "keras", "matplotlib", "h5py", "sklearn", "pyccl", "scipy"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_unknown_flag_is_wrong_usage(script):
+    result = run(script, "--no-such-flag")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_help_is_quick():
+    """Not a benchmark: ten times the time it takes, to notice a heavy import that has another name."""
+    start = time.perf_counter()
+    run(SCRIPTS[0], "--help")
+    assert time.perf_counter() - start < 5
+
+
+def test_the_scripts_that_the_readme_names_exist():
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    named = {word.strip("`") for word in readme.split() if word.startswith("apps/") and word.strip("`").endswith(".py")}
+    assert named
+    assert named <= {f"apps/{path.name}" for path in SCRIPTS}

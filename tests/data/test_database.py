@@ -1,0 +1,386 @@
+import hashlib
+import logging
+import os
+import pickle
+import shutil
+import threading
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_cosmo.data import database as database_module
+from keras_cosmo.data.database import Database, write_database
+from keras_cosmo.quantities import MapField, Parameter
+
+PARAMETERS = (Parameter(name="zeta", low=10, high=250, symbol=r"\zeta"), Parameter(name="T", low=4, high=6, unit="K"))
+MAPS = np.random.default_rng(0).standard_normal((6, 4, 5), np.float32)
+DENSITY = np.random.default_rng(1).standard_normal((6, 3, 3), np.float32)
+VALUES = np.array([[20.0, 4.5], [200.0, 5.5], [100.0, 5.0]])
+SIMULATION = np.array([2, 0, 1, 0, 1, 2])
+
+
+def write(path, **changes):
+    arguments = {
+        "task": "regression",
+        "fields": {"brightness_temp": (MAPS, "mK"), "density": (DENSITY, "")},
+        "parameters": PARAMETERS,
+        "parameter_values": VALUES,
+        "simulation": SIMULATION,
+        "attributes": {"cell_size": 1.5, "cell_size_units": "Mpc", "redshifts": np.linspace(6, 30, 5), "seed": 3},
+    }
+    write_database(path, **{**arguments, **changes})
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "maps.h5")
+
+
+def test_content(path):
+    database = Database(str(path))
+    assert database.path == path
+    assert database.task == "regression"
+    assert database.fields == {
+        "brightness_temp": MapField(unit="mK", shape=(4, 5)),
+        "density": MapField(unit="", shape=(3, 3)),
+    }
+    assert database.parameters == PARAMETERS
+    assert database.parameter_names == ("zeta", "T")
+    assert (database.n_maps, database.n_simulations, database.cell_size) == (6, 3, 1.5)
+    np.testing.assert_array_equal(database.redshifts, np.linspace(6, 30, 5))
+    np.testing.assert_array_equal(database.simulation, SIMULATION)
+    assert database.attributes["status"] == "complete"
+    assert database.attributes["seed"] == 3
+    assert database.require("regression", ("density",), ("zeta", "T")) is database
+
+
+def test_read_any_order_with_repeats(path):
+    database = Database(path)
+    maps = database.read("brightness_temp", [5, 0, 0, 3])
+    assert maps.dtype == np.float32
+    np.testing.assert_array_equal(maps, MAPS[[5, 0, 0, 3]])
+    np.testing.assert_array_equal(database.targets([5, 0, 0, 3]), VALUES[[2, 2, 2, 0]])
+    assert database.read("density", []).shape == (0, 3, 3)
+    assert database.read("density", np.arange(0)).shape == (0, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("chunks", [None, (2, 4, 5)])
+def test_every_dtype_byte_order_and_layout(path, dtype, chunks):
+    with h5py.File(path, "r+") as file:
+        del file["maps/brightness_temp"]
+        options = {"chunks": chunks, "compression": "gzip" if chunks else None}
+        file["maps"].create_dataset("brightness_temp", data=MAPS.astype(dtype), **options).attrs["units"] = "mK"
+    database = Database(path)
+    np.testing.assert_array_equal(
+        database.read("brightness_temp", [4, 1, 1]), MAPS.astype(dtype)[[4, 1, 1]].astype("f4")
+    )
+    np.testing.assert_allclose(database.scan().mean["brightness_temp"], MAPS.mean(axis=(1, 2)), atol=2e-3)
+
+
+def test_files_written_by_plain_h5py(tmp_path):
+    path = tmp_path / "plain.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"task": "matter", "status": np.bytes_("complete")})
+        file.create_dataset("maps/density", data=MAPS).attrs["units"] = "overdensity"
+        table = file.create_dataset("parameters", data=VALUES)
+        table.attrs["names"] = np.array([b"zeta", b"T"])
+        table.attrs["units"] = np.array(["", "K"], h5py.string_dtype())
+        table.attrs["prior_low"], table.attrs["prior_high"] = [10, 4], [250, 6]
+        file["simulation"] = SIMULATION
+    database = Database(path)
+    assert database.parameter_names == ("zeta", "T")
+    assert database.redshifts is None
+    assert database.cell_size is None
+    np.testing.assert_array_equal(database.read("density", [2]), MAPS[[2]])
+
+
+def test_pickle_and_threads(path):
+    database = pickle.loads(pickle.dumps(Database(path)))
+    failures = []
+
+    def read(seed):
+        for indices in np.random.default_rng(seed).integers(0, 6, (50, 4)):
+            if not np.array_equal(database.read("brightness_temp", indices), MAPS[indices]):
+                failures.append(indices)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_no_file_stays_open(path):
+    before = len(os.listdir("/dev/fd"))  # noqa: PTH208
+    database = Database(path)
+    database.read("density", [0])
+    assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
+
+
+def test_maps_are_contiguous_and_equal_content_is_equal_bytes(path, tmp_path):
+    with h5py.File(path) as file:
+        assert file["maps/brightness_temp"].id.get_offset() is not None
+    assert write(tmp_path / "again.h5").read_bytes() == path.read_bytes()
+
+
+def test_more_than_64_kilobytes_of_attributes(tmp_path):
+    path = write(tmp_path / "a.h5", attributes={"redshifts": np.arange(20000.0)})
+    np.testing.assert_array_equal(Database(path).redshifts, np.arange(20000.0))
+
+
+@pytest.mark.parametrize("block_bytes", [2**23, 7 * 4, 3 * 20 * 4])
+def test_scan_moments_and_fingerprint(path, monkeypatch, block_bytes):
+    monkeypatch.setattr(database_module, "SCAN_BLOCK_BYTES", block_bytes)
+    seen = []
+    scan = Database(path).scan(progress=lambda *step: seen.append(step))
+    for field, maps in (("brightness_temp", MAPS), ("density", DENSITY)):
+        maps = maps.reshape(6, -1).astype(np.float64)
+        assert scan.count[field] == maps.shape[1]
+        np.testing.assert_allclose(scan.mean[field], maps.mean(axis=1), rtol=1e-13)
+        np.testing.assert_allclose(scan.squared_deviations[field], maps.var(axis=1) * maps.shape[1], rtol=1e-12)
+    assert seen[-1] == (6 * 20 + 6 * 9, 6 * 20 + 6 * 9)
+    digest = hashlib.sha256()
+    digest.update(b'["brightness_temp", "mK", [4, 5], 6]' + MAPS.tobytes())
+    digest.update(b'["density", "", [3, 3], 6]' + DENSITY.tobytes())
+    digest.update(b'[["zeta", ""], ["T", "K"]]' + VALUES.tobytes() + SIMULATION.astype("<i8").tobytes())
+    assert scan.fingerprint == f"sha256:{digest.hexdigest()}"
+
+
+def test_fingerprint_depends_on_content_alone(path, tmp_path):
+    fingerprint = Database(path).scan().fingerprint
+    other = tmp_path / "other.h5"
+    with h5py.File(path) as source, h5py.File(other, "w") as target:
+        for name in reversed(list(source.attrs)):
+            target.attrs[name] = source.attrs[name]
+        for name in ("simulation", "parameters"):
+            source.copy(name, target)
+        for name in ("density", "brightness_temp"):
+            copy = target.create_dataset(f"maps/{name}", data=source["maps"][name][()].astype(">f4"), chunks=True)
+            copy.attrs["units"] = source["maps"][name].attrs["units"]
+    assert Database(other).scan().fingerprint == fingerprint
+    changed = MAPS.copy()
+    changed[3, 2, 1] = np.nextafter(changed[3, 2, 1], np.float32(9))
+    for number, changes in enumerate(
+        (
+            {"fields": {"brightness_temp": (changed, "mK"), "density": (DENSITY, "")}},
+            {"fields": {"brightness_temp": (MAPS, "K"), "density": (DENSITY, "")}},
+            {"parameter_values": VALUES * (1 + 1e-15)},
+            {"simulation": [2, 0, 1, 0, 2, 1]},
+        )
+    ):
+        assert Database(write(tmp_path / f"{number}.h5", **changes)).scan().fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("block_bytes", [2**23, 7 * 4])
+def test_pixels_that_are_not_finite(path, monkeypatch, bad, block_bytes):
+    monkeypatch.setattr(database_module, "SCAN_BLOCK_BYTES", block_bytes)
+    with h5py.File(path, "r+") as file:
+        file["maps/brightness_temp"][4, 1, 2] = bad
+    database = Database(path)
+    message = "/maps/brightness_temp: map 4 of simulation 1 has 1 pixels that are not finite"
+    with pytest.raises(ValueError, match=message):
+        database.scan()
+    with pytest.raises(ValueError, match=message):
+        database.read("brightness_temp", [0, 4, 2], check_finite=True)
+    assert np.isfinite(database.read("brightness_temp", [0, 2], check_finite=True)).all()
+    assert not np.isfinite(database.read("brightness_temp", [4])).all()
+
+
+def test_huge_but_finite_pixels_are_no_error(tmp_path):
+    path = write(tmp_path / "a.h5", fields={"density": (np.full((6, 8, 8), 3e38, np.float32), "")})
+    assert (Database(path).read("density", [1], check_finite=True) == np.float32(3e38)).all()
+
+
+# Errors of the file itself.
+
+
+def test_missing_file(path):
+    with pytest.raises(FileNotFoundError, match=r"map.h5: there is no such file. Did you mean 'maps.h5'\?"):
+        Database(path.with_name("map.h5"))
+    with pytest.raises(FileNotFoundError, match=r"there is no such file. Make it with apps/simulate.py"):
+        Database(path.with_name("something_else"))
+    with pytest.raises(FileNotFoundError, match=r"The folder .* does not exist"):
+        Database(path.parent / "nowhere" / "maps.h5")
+
+
+def test_folder(path):
+    with pytest.raises(ValueError, match=r"expected a database file, got a folder.*\['maps.h5'\]"):
+        Database(path.parent)
+
+
+def test_not_hdf5(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_text("zeta,T\n1,2\n")
+    with pytest.raises(ValueError, match="expected an HDF5 file, got something else"):
+        Database(path)
+
+
+@pytest.mark.parametrize("keep", [0.999, 0.5, 0.02])
+def test_truncated(path, keep):
+    size = path.stat().st_size
+    os.truncate(path, int(size * keep))
+    with pytest.raises(ValueError, match=r"truncated|cannot be read"):
+        Database(path)
+
+
+def test_dataset_beyond_the_end(path, monkeypatch):
+    with h5py.File(path) as file:
+        end = file["maps/density"].id.get_offset() + DENSITY.nbytes
+    # HDF5 itself finds shortened files; a file that grew wrongly is imitated by a wrong size.
+    original = type(path).stat
+
+    def short(self, **options):
+        status = original(self, **options)
+        return os.stat_result((*status[:6], end - 1, *status[7:])) if self == path else status
+
+    monkeypatch.setattr(type(path), "stat", short)
+    with pytest.raises(
+        ValueError, match=f"/maps/density: the file is truncated: expected at least {end} bytes, got {end - 1}"
+    ):
+        Database(path)
+
+
+def test_file_that_changes_or_vanishes_while_in_use(path):
+    database = Database(path)
+    shutil.copy(path, path.with_name("copy.h5"))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="was removed since it was opened"):
+        database.read("density", [0])
+    write(path, parameter_values=VALUES * 1.01)
+    with pytest.raises(ValueError, match="changed since it was opened"):
+        database.read("density", [0])
+
+
+# Errors of the content; each changes one thing in a valid file.
+
+
+def delete(name):
+    def change(file):
+        del file[name]
+
+    return change
+
+
+def replace(name, data, **attributes):
+    def change(file):
+        kept = dict(file[name].attrs)
+        del file[name]
+        file[name] = data
+        file[name].attrs.update({**kept, **attributes})
+
+    return change
+
+
+def attribute(where, name, value=None):
+    def change(file):
+        del file[where].attrs[name]
+        if value is not None:
+            file[where].attrs[name] = value
+
+    return change
+
+
+def add(name, data):
+    def change(file):
+        file[name] = data
+
+    return change
+
+
+def never_written(file):
+    del file["maps/density"]
+    file["maps"].create_dataset("density", (6, 3, 3), "f4").attrs["units"] = ""
+
+
+ERRORS = [
+    (delete("maps"), "/maps missing; expected /maps, /parameters, /simulation, got /parameters, /simulation"),
+    (delete("parameters"), "/parameters missing"),
+    (delete("simulation"), "/simulation missing"),
+    (add("note", 1), "unexpected /note; expected only /maps, /parameters, /simulation, /finished"),
+    (attribute("/", "status"), "root attribute 'status' is missing"),
+    (attribute("/", "task"), "root attribute 'task' is missing"),
+    (attribute("/", "status", "writing"), "expected root attribute status 'complete', got 'writing'"),
+    (attribute("parameters", "names"), "/parameters: attribute 'names' is missing"),
+    (attribute("parameters", "prior_low"), "/parameters: attribute 'prior_low' is missing"),
+    (attribute("parameters", "names", ["a", "b", "c"]), r"expected 2 names, one per column, got 3: \['a', 'b', 'c'\]"),
+    (attribute("parameters", "names", ["a", "a"]), r"expected names that differ, got \['a', 'a'\]"),
+    (attribute("parameters", "prior_low", [300.0, 4.0]), "'zeta': expected low < high"),
+    (replace("parameters", VALUES[:, 0]), r"expected numbers of shape \(n_simulations, n_parameters\)"),
+    (replace("parameters", [[1.0, 2.0], [np.nan, 1.0], [2.0, 3.0]]), "got nan for zeta of simulation 1"),
+    (replace("simulation", [0, 1, 2, 3, 0, 0]), r"expected ids from 0 to 2, .* got 3 for map 3 \(1"),
+    (replace("simulation", [0, 1, 2, -1, 0, 0]), "got -1 for map 3"),
+    (replace("simulation", [0, 0, 2, 2, 0, 0]), "to have maps, got none for 1 of 3, first simulation 1"),
+    (replace("simulation", [0.0] * 6), "/simulation: expected one integer per map, got float64"),
+    (replace("simulation", [0, 1, 2]), "brightness_temp: expected 3 maps, as many as /simulation has entries, got 6"),
+    (replace("maps/density", DENSITY[:4]), "/maps/density: expected 6 maps, as many as /simulation has entries, got 4"),
+    (replace("maps/density", DENSITY.astype(int)), "/maps/density: expected float16, float32 or float64, got int64"),
+    (replace("maps/density", DENSITY[:, 0, 0]), r"/maps/density: expected shape \(n_maps, height, width"),
+    (attribute("maps/density", "units"), "/maps/density: attribute 'units' is missing"),
+    (add("maps/z10/density", DENSITY), "/maps/z10: expected a dataset, got a group"),
+    (never_written, "/maps/density: nothing was ever written into it"),
+    (add("finished", np.array([1, 0, 1], np.uint8)), "/finished says that 2 of 3 simulations are finished"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), ERRORS, ids=[message[:40] for _, message in ERRORS])
+def test_content_errors(path, change, message):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ValueError, match=message) as caught:
+        Database(path)
+    assert str(path) in str(caught.value)
+
+
+def test_no_field(path):
+    with h5py.File(path, "r+") as file:
+        del file["maps/density"], file["maps/brightness_temp"]
+    with pytest.raises(ValueError, match="/maps holds no field"):
+        Database(path)
+
+
+def test_parameters_as_group(path):
+    with h5py.File(path, "r+") as file:
+        del file["parameters"]
+        file.create_group("parameters")
+    with pytest.raises(ValueError, match="expected /parameters to be a dataset, got a group"):
+        Database(path)
+
+
+def test_outside_the_prior_is_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "a.h5", parameter_values=[[20, 4.5], [251, 5.5], [100, 5]])
+    with caplog.at_level(logging.WARNING):
+        Database(path)
+    assert "zeta of 1 of 3 simulations lies outside its prior range [10, 250], first simulation 1: 251" in caplog.text
+
+
+def test_requirements(path):
+    database = Database(path)
+    with pytest.raises(ValueError, match="expected a database of task 'matter', got task 'regression'"):
+        database.require("matter")
+    with pytest.raises(ValueError, match=r"expected the fields \['density', 'mass'\], got .*; missing: \['mass'\]"):
+        database.require(fields=("density", "mass"))
+    with pytest.raises(ValueError, match=r"missing: \['E_0'\]; unexpected: \['T'\]"):
+        database.require(parameters=("zeta", "E_0"))
+    with pytest.raises(
+        ValueError, match=r"expected the parameters \['T', 'zeta'\], got .* \(same names in another order"
+    ):
+        database.require(parameters=("T", "zeta"))
+
+
+def test_bad_indices_and_fields(path):
+    database = Database(path)
+    with pytest.raises(ValueError, match=r"has maps 0 to 5, got 6"):
+        database.read("density", [0, 6])
+    with pytest.raises(ValueError, match=r"has maps 0 to 5, got -1"):
+        database.targets([-1])
+    with pytest.raises(ValueError, match="expected a list of map numbers, got float64"):
+        database.read("density", [0.5])
+    with pytest.raises(ValueError, match="expected a list of map numbers"):
+        database.read("density", 3)
+    with pytest.raises(ValueError, match=r"no field 'densty'; expected one of .* Did you mean 'density'\?"):
+        database.read("densty", [0])

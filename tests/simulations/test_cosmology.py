@@ -1,0 +1,103 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from colossus.cosmology import cosmology as colossus_cosmology
+from colossus.lss import mass_function as colossus_mass_function
+
+from keras_cosmo.simulations.cosmology import Background, Cosmology, smooth_transfer_function
+
+WIGGLES = Cosmology(transfer_function="eisenstein_hu_1998")
+
+
+@pytest.fixture(scope="module")
+def colossus():
+    parameters = {"flat": True, "H0": 68.0, "Om0": 0.31, "Ob0": 0.048, "sigma8": 0.81, "ns": 0.97, "Tcmb0": 2.7255}
+    return colossus_cosmology.setCosmology("paper", parameters, persistence="")
+
+
+def test_distances_growth_and_expansion_agree_with_colossus(colossus):
+    background = Cosmology().background()
+    redshift = np.array([0.5, 2.0, 6.0, 12.3, 30.0])
+    distance = colossus.comovingDistance(0.0, redshift) / 0.68
+    np.testing.assert_allclose(background.comoving_distance(redshift), distance, rtol=1e-4)
+    np.testing.assert_allclose(background.growth(redshift), colossus.growthFactor(redshift), rtol=2e-3)
+    per_second = colossus.Hz(redshift) / 3.0856775814913673e19
+    np.testing.assert_allclose(background.hubble(redshift), per_second, rtol=1e-4)
+    np.testing.assert_allclose(background.redshift_at(background.comoving_distance(redshift)), redshift, rtol=1e-6)
+
+
+def test_oscillating_power_and_mass_deviation_agree_with_colossus(colossus):
+    background = WIGGLES.background()
+    k = np.geomspace(1e-3, 20.0, 30)
+    power = np.exp(np.interp(np.log(k), np.log(background.wavenumbers), np.log(background.power)))
+    np.testing.assert_allclose(power, colossus.matterPowerSpectrum(k / 0.68) / 0.68**3, rtol=5e-3)
+    radius = np.array([0.1, 0.5, 2.0, 8.0 / 0.68, 20.0])
+    mass = 4.0 / 3.0 * np.pi * radius**3 * background.mean_matter_density
+    np.testing.assert_allclose(background.sigma(mass), colossus.sigma(radius * 0.68), rtol=3e-3)
+
+
+def test_smooth_power_averages_the_oscillations_and_keeps_sigma_8(colossus):
+    background = Cosmology().background()
+    k = np.geomspace(1e-3, 1e-2, 5)
+    ratio = smooth_transfer_function(Cosmology(), k) / np.sqrt(
+        colossus.matterPowerSpectrum(k / 0.68, model="eisenstein98_zb") / k**0.97
+    )
+    np.testing.assert_allclose(ratio / ratio[0], 1.0, rtol=0.03)
+    eight = 4.0 / 3.0 * np.pi * (8.0 / 0.68) ** 3 * background.mean_matter_density
+    assert background.sigma(eight) == pytest.approx(0.81, rel=1e-3)
+    small = 1e8
+    assert 0.98 < background.sigma(small) / WIGGLES.background().sigma(small) < 0.99
+
+
+@pytest.mark.parametrize("redshift", [0.0, 6.0, 12.0])
+def test_original_sheth_tormen_mass_function_agrees_with_colossus(colossus, redshift):
+    background = WIGGLES.background()
+    numbers = background.mass_function(redshift, shape=(0.3222, 0.707, 0.3))
+    masses = np.array([1e8, 1e9, 1e10, 1e11])
+    ours = np.exp(np.interp(np.log10(masses), background.log10_masses, np.log(np.maximum(numbers, 1e-300))))
+    theirs = colossus_mass_function.massFunction(
+        masses * 0.68, redshift, mdef="fof", model="sheth99", q_out="dndlnM", deltac_args={"corrections": False}
+    )
+    np.testing.assert_allclose(ours, theirs * np.log(10.0) * 0.68**3, rtol=0.02)
+
+
+def test_collapsed_fraction_is_the_integral_of_the_mass_function():
+    background = Cosmology().background()
+    redshift = np.array([7.0, 10.0, 15.0])
+    threshold = np.array([1e8, 3e8, 1e9])
+    fraction = background.collapsed_fraction(threshold, redshift)
+    for value, mass, z in zip(fraction, threshold, redshift, strict=True):
+        grid = np.linspace(np.log10(mass), 16.0, 4000)
+        density = np.interp(grid, background.log10_masses, background.mass_function(z)) * 10**grid
+        assert value == pytest.approx(np.trapezoid(density, grid) / background.mean_matter_density, rel=0.01)
+    higher = background.collapsed_fraction(threshold * 3.0, redshift)
+    assert np.all(higher < fraction)
+    assert np.all(np.diff(background.collapsed_fraction(1e9, redshift)) < 0.0)
+
+
+def test_background_is_shared_and_attributes_use_21cmfast_names():
+    assert Cosmology().background() is Cosmology().background()
+    assert isinstance(Cosmology().background(), Background)
+    assert Cosmology().attributes() == {
+        "hlittle": 0.68,
+        "OMm": 0.31,
+        "OMb": 0.048,
+        "POWER_INDEX": 0.97,
+        "SIGMA_8": 0.81,
+    }
+    assert Cosmology().background().growth(0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"omega_m": 3.0}, r"expected omega_m in \[0.05, 1.0\], got 3.0"),
+        ({"sigma_8": float("nan")}, "expected sigma_8 in .*got nan"),
+        ({"omega_b": 0.35}, "expected omega_b < omega_m"),
+        ({"transfer_function": "camb"}, "expected transfer_function .*got 'camb'"),
+    ],
+)
+def test_unphysical_cosmologies_are_refused(changes, match):
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(Cosmology(), **changes)
