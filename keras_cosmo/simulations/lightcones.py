@@ -96,7 +96,9 @@ class LightconeSimulator:
 
     Deviations from 21cmFAST: the density is log-normal instead of second-order Lagrangian; sources see the field of
     one redshift plane scaled by the growth factor; the electron fraction outside bubbles is a mean over the sky;
-    there is no periodic box, so modes longer than any box are present and nothing repeats along the line of sight.
+    there is no box, so nothing repeats along the line of sight, and modes of any length are present unless
+    ``box_size`` is given; snapshots are not interpolated in redshift. ``benchmarks/compare_lightcones.py`` measures
+    the agreement.
     """
 
     n_perp: int = 100
@@ -292,7 +294,8 @@ def _tables(cosmology, n_perp, n_los, z_min, z_max, cell_size, r_mfp, box_size) 
         *(Filter("sharp_k", radius, cell_size=size) for radius in bubbles),
         *(Filter("tophat", radius, cell_size=size) for radius in light),
     )
-    deviations = np.array([background.filtered_deviation(f) for f in filters])
+    longest = 0.0 if box_size is None else 2.0 * np.pi / box_size
+    deviations = np.array([background.filtered_deviation(lambda k, f=f: f(k) * (k >= longest)) for f in filters])
     return _Geometry(
         cell_size=size,
         redshifts=redshifts,

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import pathlib
 import re
 import signal
@@ -37,7 +38,7 @@ def reference(tmp_path_factory):
 
 def start(path, workers, when):
     command = [sys.executable, str(SCRIPT), str(path), "12", str(workers), when]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finished_in(path):
@@ -187,7 +188,8 @@ def test_ctrl_c_stops_cleanly_and_resumes(tmp_path, workers):
     process = start(path, workers, "slow")
     while process.stdout.readline().strip() != "2":
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    # A terminal sends Ctrl-C to all processes of the group, workers too.
+    os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.search(r"Interrupted with \d+ of 12 simulations finished.*Run the same command again to resume", output)

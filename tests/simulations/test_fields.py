@@ -103,6 +103,15 @@ def test_pure_function_of_the_generator():
         assert abs(np.corrcoef(a.ravel(), c.ravel())[0, 1]) < 0.9
 
 
+def test_box_size_removes_long_modes():
+    background = Cosmology().background()
+    smooth = (Filter("tophat", 20.0),)
+    full = PlaneDraw(background, (64, 64), CELL, smooth)
+    boxed = PlaneDraw(background, (64, 64), CELL, smooth, box_size=75.0)
+    variance = [np.mean([np.var(d(np.random.default_rng(s))[0]) for s in range(10)]) for d in (full, boxed)]
+    assert variance[1] < 0.7 * variance[0]
+
+
 def test_filters_have_the_right_shape():
     k = np.array([1e-4, 0.2, 5.0])
     for kind in ("tophat", "sharp_k", "cell"):
@@ -121,6 +130,10 @@ def test_filters_have_the_right_shape():
         (lambda b: Filter("cell", 0.0), "expected a positive scale in Mpc, got 0.0"),
         (lambda b: PlaneDraw(b, (1, 8), 1.0, FILTERS), r"expected shape \(n_perp, n_los\)"),
         (lambda b: PlaneDraw(b, (8, 8), -1.0, FILTERS), "expected a positive cell_size in Mpc, got -1.0"),
+        (
+            lambda b: PlaneDraw(b, (8, 8), 1.0, FILTERS, box_size=0.0),
+            "expected box_size None or positive in Mpc, got 0.0",
+        ),
         (lambda b: PlaneDraw(b, (8, 8), 1.0, ()), "expected at least one filter, got none"),
     ],
 )
