@@ -1,5 +1,6 @@
 import importlib.util
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -123,15 +124,15 @@ def test_failures_are_one_line_and_status_1(app, tmp_path, capsys):
 
 def test_ctrl_c_is_status_130_and_resumable(tmp_path):
     out = tmp_path / "a.h5"
-    command = [sys.executable, str(SCRIPT), "lightcones", "--count", "300", "--out", str(out), "--n-perp", "64"]
-    process = subprocess.Popen([*command, "--n-los", "600", "--workers", "1"], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, str(SCRIPT), "lightcones", "--count", "5000", "--out", str(out), *SMALL]
     seen = ""
-    while "| 2/300" not in seen:
-        character = process.stderr.read(1)
-        assert character, seen
-        seen += character
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not re.search(r"\b[1-9]\d*/5000 ", seen):
+            character = process.stderr.read(1)
+            assert character, seen[-1000:]
+            seen += character
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Run the same command again to resume" in errors
     assert "Traceback" not in errors
