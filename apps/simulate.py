@@ -4,6 +4,9 @@
     python apps/simulate.py lightcones --count 1000 --out cones.h5 --like other.h5       in the geometry of other.h5
     python apps/simulate.py lightcones --simulator py21cmfast --count 100 --out real.h5  hours to days
 
+21cmFAST cannot evolve haloes that outweigh a cell. With cells of 1.5 Mpc log10_T_vir is therefore drawn up to 5.93, not
+up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit.
+
 Until complete, the database is called <out>.partial. Run the same command again to resume; --workers may differ.
 Exit status: 0 complete, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
 """
@@ -19,6 +22,7 @@ GEOMETRY = {
     "n_perp": (int, ("embedded",), "cells across the sky"),
     "n_los": (int, ("embedded",), "cells along the line of sight"),
     "maps_per_simulation": (int, ("embedded",), "images per simulation"),
+    "box_size": (float, ("embedded",), "side of a periodic box whose longest modes to drop at [Mpc]"),
     "box_cells": (int, ("py21cmfast",), "cells along each side of the box"),
     "slices": (int, ("py21cmfast",), "slices of each box"),
     "spacing": (float, ("py21cmfast",), "distance between slices [Mpc]"),
@@ -78,6 +82,8 @@ def lightcone_simulator(arguments: argparse.Namespace):
         from keras_cosmo.simulations.py21cmfast import Py21cmfastLightconeSimulator
 
         return Py21cmfastLightconeSimulator(**{**like, **given})
+    if {"cell_size", "z_max"} <= set(given):
+        raise ValueError("--z-max has no effect beside --cell-size in the embedded simulator. Give --n-los instead.")
     from keras_cosmo.simulations.lightcones import LightconeSimulator
 
     return LightconeSimulator(**{**like, **given})
@@ -90,7 +96,13 @@ def geometry_of(path: pathlib.Path, simulator: str) -> dict:
     database = Database(path).require(task="regression", fields=("brightness_temp",))
     if database.redshifts is None or database.cell_size is None:
         raise ValueError(f"{path}: --like needs the root attributes redshifts and cell_size. Give --n-perp and so on.")
-    n_perp, n_los = database.fields["brightness_temp"].shape
+    shape = database.fields["brightness_temp"].shape
+    if len(shape) != 2 or len(database.redshifts) != shape[1]:
+        raise ValueError(
+            f"{path}: --like needs maps (n_perp, n_los) and one redshift per cell along the line of sight, got shape "
+            f"{shape} and {len(database.redshifts)} redshifts. Give --n-perp and so on."
+        )
+    n_perp, n_los = shape
     geometry = {"z_min": float(database.redshifts[0]), "cell_size": database.cell_size}
     if simulator == "py21cmfast":
         # Whole boxes, as wide as the images.
@@ -151,7 +163,10 @@ def main(argv=None) -> int:
 
 def fail(error: BaseException, status: int) -> int:
     """Print one message without traceback."""
-    sys.stderr.write(f"\n{getattr(error, 'strerror', None) or error or 'Interrupted.'}\n")
+    message = getattr(error, "strerror", None) or str(error) or "Interrupted."
+    if getattr(error, "filename", None):
+        message = f"{error.filename}: {message}"
+    sys.stderr.write(f"\n{message}\n")
     return status
 
 

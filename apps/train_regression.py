@@ -10,7 +10,7 @@
 import sys
 
 from keras_cosmo.tasks.regression import RegressionTask
-from keras_cosmo.tasks.run import main
+from keras_cosmo.tasks.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main(RegressionTask()))

@@ -6,8 +6,8 @@ The data file is a database of real cones in the layout of keras_cosmo (task "re
 The script draws, for four simulations, the mean signal, its scatter over the sky and the power spectrum at three
 redshifts, and prints errors over all simulations. Half a minute for 75 simulations of 50 x 2085 cells.
 
-The physics was chosen while looking at simulations 0 to 49 of the project's set; quote the numbers of the others:
---simulations 50 75.
+The figure in docs/ shows 75 simulations of 75 Mpc boxes. The physics was chosen while looking at the first 50 of them:
+--simulations 50 75 gives the numbers of the others.
 """
 
 import argparse

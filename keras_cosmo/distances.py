@@ -112,8 +112,8 @@ def _distance_table(z_max: float, h: float, omega_m: float) -> tuple[np.ndarray,
     """Nodes in ln(1+z) and the comoving distance there, in Mpc."""
     if not h > 0:
         raise ValueError(f"h: expected a positive number (0.68 for 68 km/s/Mpc), got {h}.")
-    if not 0 < omega_m < 1:
-        raise ValueError(f"omega_m: expected a number between 0 and 1, got {omega_m}.")
+    if not 0 < omega_m <= 1:
+        raise ValueError(f"omega_m: expected a number above 0 and at most 1, got {omega_m}.")
     nodes = np.linspace(0.0, np.log1p(z_max), NODES)
     scale = np.exp(nodes)
     hubble = 100.0 * h  # km/s/Mpc

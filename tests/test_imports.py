@@ -11,6 +11,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "keras_cosmo"
 FLOORS = {
     "quantities": 0,
     "slicing": 0,
+    "files": 0,
     "distances": 0,
     "simulations": 0,
     "statistics": 0,

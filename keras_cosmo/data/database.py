@@ -417,9 +417,25 @@ class Database:
                 )  # fmt: skip
         self.redshifts = self.cell_size = None
         if "redshifts" in self.attributes:
-            self.redshifts = np.atleast_1d(np.asarray(self.attributes["redshifts"], np.float64))
+            self.redshifts = self._numbers("redshifts")
         if "cell_size" in self.attributes:
-            self.cell_size = float(self.attributes["cell_size"])
+            size = self._numbers("cell_size")
+            if len(size) != 1 or size[0] <= 0:
+                raise ValueError(
+                    f"{self.path}: root attribute 'cell_size': expected one positive number, got {size.tolist()}. "
+                    f"Correct it, or remove it."
+                )
+            self.cell_size = float(size[0])
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """A root attribute as finite numbers."""
+        value = np.atleast_1d(self.attributes[name])
+        if value.ndim != 1 or value.size == 0 or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+            raise ValueError(
+                f"{self.path}: root attribute {name!r}: expected finite numbers, got {self.attributes[name]!r}. "
+                f"Correct it, or remove it."
+            )
+        return value.astype(np.float64)
 
     def _storage_of(self, field: str) -> _MapStorage:
         if field not in self._storage:

@@ -140,14 +140,13 @@ class DatabasePlan:
 class DatabaseWriter:
     """Writes the simulations of one planned database, in any order; safe against a kill at any moment.
 
-    Use :meth:`create`, :meth:`resume` or :meth:`open` rather than the constructor, and use it as a context manager.
-    Only one writer at a time can have a file.
+    Use :meth:`create` or :meth:`open` rather than the constructor, and use it as a context manager. Only one writer at
+    a time can have a file. The maps of a simulation reach the disk before its flag is set, which keeps the promise in a
+    power failure too.
 
     Args:
         path: Final path of the database; ``<path>.partial`` exists already.
         plan: What the database will hold.
-        synchronize: Whether the maps of a simulation reach the disk before its flag is set, which keeps the
-            promise in a power failure too, at the cost of one ``fdatasync`` per simulation.
 
     Raises:
         ValueError: If the file follows another plan; the message names the first difference.
@@ -160,10 +159,9 @@ class DatabaseWriter:
         ...     writer.finish()
     """
 
-    def __init__(self, path: str | os.PathLike, plan: DatabasePlan, synchronize: bool = True):
+    def __init__(self, path: str | os.PathLike, plan: DatabasePlan):
         self.path = pathlib.Path(path)
         self.plan = plan
-        self.synchronize = synchronize
         self.partial = partial_path(self.path)
         self._descriptor = _open_locked(self.partial)
         try:
@@ -185,7 +183,7 @@ class DatabaseWriter:
         self._first_of = np.searchsorted(plan.simulation[self._map_order], np.arange(plan.n_simulations + 1))
 
     @classmethod
-    def create(cls, path: str | os.PathLike, plan: DatabasePlan, synchronize: bool = True) -> "DatabaseWriter":
+    def create(cls, path: str | os.PathLike, plan: DatabasePlan) -> "DatabaseWriter":
         """Lay out a new file.
 
         Raises:
@@ -196,27 +194,16 @@ class DatabaseWriter:
         if path.exists():
             raise FileExistsError(f"{path} exists already. Choose another output file, or delete it first.")
         _lay_out(path, plan)
-        return cls(path, plan, synchronize)
+        return cls(path, plan)
 
     @classmethod
-    def resume(cls, path: str | os.PathLike, plan: DatabasePlan, synchronize: bool = True) -> "DatabaseWriter":
-        """Go on with an unfinished file.
+    def open(cls, path: str | os.PathLike, plan: DatabasePlan) -> "DatabaseWriter":
+        """Resume the unfinished file if there is one, else create it.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it was begun with another plan.
+            ValueError: If there is one that was begun with another plan.
         """
-        partial = partial_path(path)
-        if not partial.exists():
-            raise FileNotFoundError(f"{partial}: there is nothing to resume. Use create, or correct the path.")
-        return cls(path, plan, synchronize)
-
-    @classmethod
-    def open(cls, path: str | os.PathLike, plan: DatabasePlan, synchronize: bool = True) -> "DatabaseWriter":
-        """Resume the unfinished file if there is one, else create it."""
-        if partial_path(path).exists():
-            return cls.resume(path, plan, synchronize)
-        return cls.create(path, plan, synchronize)
+        return cls(path, plan) if partial_path(path).exists() else cls.create(path, plan)
 
     @property
     def finished(self) -> np.ndarray:
@@ -243,8 +230,7 @@ class DatabaseWriter:
                 for first, last in _runs(rows):
                     offset = self._offsets[name] + int(rows[first]) * block[0].nbytes
                     _write_at(self._descriptor, block[first:last], offset)
-            if self.synchronize:
-                _synchronize(self._descriptor)
+            _synchronize(self._descriptor)
             _write_at(self._descriptor, np.ones(1, np.uint8), self._flags_offset + int(simulation))
         except OSError as error:
             raise OSError(
@@ -298,7 +284,6 @@ def write_database(
     simulation: np.ndarray,
     attributes: Mapping[str, object],
     dtype: str = "float32",
-    overwrite: bool = False,
 ) -> None:
     """Write a database from maps that are already in memory; it appears under its name only when complete.
 
@@ -311,15 +296,14 @@ def write_database(
         simulation: ``(n_maps,)`` integers, the row of ``parameter_values`` that each map belongs to.
         attributes: Further root attributes, such as ``cell_size`` and ``redshifts``; ``seeds`` too.
         dtype: ``"float32"`` or ``"float16"``.
-        overwrite: Whether an existing file is replaced.
 
     Raises:
-        FileExistsError: If the file exists and ``overwrite`` is False.
+        FileExistsError: If the file exists.
         ValueError: If shapes do not fit, or a value is not finite in the stored dtype.
     """
     path = pathlib.Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Pass overwrite=True, or choose another file.")
+    if path.exists():
+        raise FileExistsError(f"{path} exists already. Choose another file, or delete it first.")
     arrays = {name: np.asarray(array) for name, (array, _) in fields.items()}
     attributes = dict(attributes)
     plan = DatabasePlan(
@@ -333,8 +317,7 @@ def write_database(
         dtype=dtype,
     )
     stored = convert_maps(arrays, plan.fields, plan.n_maps, dtype)
-    aside = path.with_name(f".{path.name}.{_process_name(os.getpid())}")
-    aside.unlink(missing_ok=True)
+    aside = _aside(path)
     try:
         _create_hdf5(aside, plan, STATUS_COMPLETE, flags=False)
         with _open_to_read(aside) as file:
@@ -346,10 +329,7 @@ def write_database(
             _synchronize(descriptor)
         finally:
             os.close(descriptor)
-        if overwrite:
-            aside.replace(path)
-        else:
-            _move_without_overwriting(aside, path)
+        _move_without_overwriting(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -444,11 +424,7 @@ def difference_from_plan(path: pathlib.Path, plan: DatabasePlan) -> str:
 
 def _lay_out(path: pathlib.Path, plan: DatabasePlan) -> None:
     """Create ``<path>.partial`` aside and give it its name only when it is whole."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
-    partial = partial_path(path)
-    _remove_abandoned(path)
-    aside = path.with_name(f".{path.name}.{_process_name(os.getpid())}{PARTIAL_SUFFIX}")
+    partial, aside = partial_path(path), _aside(path)
     try:
         _create_hdf5(aside, plan, STATUS_UNFINISHED, flags=True)
         descriptor = os.open(aside, os.O_RDWR)
@@ -463,21 +439,23 @@ def _lay_out(path: pathlib.Path, plan: DatabasePlan) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _remove_abandoned(path: pathlib.Path) -> None:
-    """Remove layouts left behind by a process that was killed while it created one."""
-    prefix = f".{path.name}.{_process_name('')}"
+def _aside(path: pathlib.Path) -> pathlib.Path:
+    """Where this process lays out a file; removes what processes left there that were killed while they did."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
+    prefix = f".{path.name}.{socket.gethostname()}-"
     for entry in sorted(path.parent.iterdir()):
         owner = entry.name.removeprefix(prefix).removesuffix(PARTIAL_SUFFIX)
         if owner.isdigit() and entry.name == f"{prefix}{owner}{PARTIAL_SUFFIX}" and not _is_alive(int(owner)):
             logger.info("Removing %s, left behind by a process that is gone.", entry)
             entry.unlink(missing_ok=True)
-
-
-def _process_name(process: int | str) -> str:
-    return f"{socket.gethostname()}-{process}"
+    return path.with_name(f"{prefix}{os.getpid()}{PARTIAL_SUFFIX}")
 
 
 def _is_alive(process: int) -> bool:
+    """Whether another process is running; what bears our own number is of one before us, as happens in containers."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

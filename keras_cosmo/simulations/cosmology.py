@@ -11,7 +11,7 @@ import numpy as np
 import pyccl
 
 CRITICAL_DENSITY = 2.77536627e11
-"""Critical density today divided by h^2, in solar masses per Mpc^3 (Planck Collaboration 2020, section 2.1)."""
+"""Critical density today over h^2, in solar masses per Mpc^3: 3 H^2 / (8 pi G) with G Msun = 1.32712440e20 m^3/s^2."""
 
 MEGAPARSEC_IN_CENTIMETRES = 3.0856775814913673e24
 SOLAR_MASS_IN_GRAMS = 1.98841e33
@@ -91,7 +91,9 @@ def _background(cosmology: Cosmology) -> "Background":
 class Background:
     """Tabulated background quantities and halo statistics of one `Cosmology`.
 
-    Growth, distances and the oscillating power spectrum come from pyccl (Chisari et al. 2019, ApJS 242, 2).
+    Growth, distances and the oscillating power spectrum come from pyccl (Chisari et al. 2019, ApJS 242, 2), with
+    photons and massless neutrinos. The cells of a light-cone are laid out with massive ones, as 21cmFAST does: see
+    `keras_cosmo.distances`.
 
     Args:
         cosmology: The cosmological parameters.

@@ -53,7 +53,7 @@ class Filter:
 
 def _mesh(x):
     # Cloud-in-cell is 1/12 of the exponent; the other 1/24, one more average over a cell, is calibrated on the power
-    # of 21cmFAST light-cones at redshift 27 (simulations 0 to 49 of the project's set).
+    # of 50 light-cones of 21cmFAST at redshift 27.
     return np.exp(-(x**2) / 8.0) * _sphere(CELL_RADIUS * x)
 
 

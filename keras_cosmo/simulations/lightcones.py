@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 
+from keras_cosmo.distances import comoving_distance, redshift_at_distance
 from keras_cosmo.quantities import MapField, Parameter
 from keras_cosmo.simulations.cosmology import Cosmology
 from keras_cosmo.simulations.fields import CELL_RADIUS, Filter, PlaneDraw
@@ -51,7 +52,8 @@ LIGHTCONE_PARAMETERS = (
     ),
 )
 
-_PHYSICAL_RANGES = ((0.0, 1e5), (30.0, 45.0), (3.0, 7.0), (0.1, 1.99))
+# Checked at the corners: beyond them the explicit steps overshoot, or nothing shines at all.
+_PHYSICAL_RANGES = ((1.0, 1e3), (30.0, 43.0), (3.5, 6.9), (0.1, 1.99))
 
 _DEGREE = 4
 _REACH = 5.0  # of the contrast tables, in deviations
@@ -71,10 +73,10 @@ class LightconeSimulator:
         n_perp: Cells across the sky (periodic).
         n_los: Cells along the line of sight.
         z_min: Redshift where the cone begins.
-        z_max: Redshift where it ends; with ``cell_size`` given, only an upper limit for the history.
+        z_max: Redshift where it ends; without effect where ``cell_size`` is given.
         cell_size: Side of a cell in Mpc. The default, None, divides the comoving length from ``z_min`` to ``z_max``
             by ``n_los``. With a size given, ``n_los`` cells follow ``z_min`` (21cmFAST: 2085 cells of 1.5 Mpc). The
-            first cell is at ``z_min`` itself, as in 21cmFAST.
+            first cell is at ``z_min`` itself, and the redshifts of all are those of 21cmFAST (`keras_cosmo.distances`).
         r_mfp: Largest radius of ionised bubbles in Mpc (Gillet et al. 2019, section 2.1: 15).
         maps_per_simulation: Planes with the same parameters. Each is an independent universe with initial
             conditions of its own, unlike slices of one box; the mean history is computed once for all.
@@ -136,11 +138,9 @@ class LightconeSimulator:
         if not 1.0 <= self.r_mfp <= 150.0:
             raise ValueError(f"LightconeSimulator: expected r_mfp in [1, 150] Mpc, got {self.r_mfp}.")
         if self.cell_size is not None:
-            background = self.cosmology.background()
-            end = background.comoving_distance(self.z_min) + self.n_los * self.cell_size
-            limit = background.comoving_distance(34.0)
-            if end > limit:
-                fit = int((limit - background.comoving_distance(self.z_min)) / self.cell_size)
+            start, limit = comoving_distance([self.z_min, 34.0], h=self.cosmology.h, omega_m=self.cosmology.omega_m)
+            fit = int((limit - start) / self.cell_size)
+            if self.n_los > fit:
                 raise ValueError(
                     f"LightconeSimulator: {self.n_los} cells of {self.cell_size} Mpc from redshift {self.z_min} reach "
                     f"beyond redshift 34; use at most n_los={fit}, or smaller cells."
@@ -154,7 +154,7 @@ class LightconeSimulator:
     @property
     def version(self) -> str:
         """Version of the physics: changes whenever the same seed gives other maps."""
-        return "1"
+        return "2"
 
     @property
     def task(self) -> str:
@@ -183,6 +183,7 @@ class LightconeSimulator:
         return {
             "cell_size": float(geometry.cell_size),
             "cell_size_units": "Mpc",
+            "periodic_across_sky": True,
             "redshifts": geometry.redshifts.copy(),
             "cosmology": json.dumps(self.cosmology.attributes()),
             "description": (
@@ -281,9 +282,10 @@ class _Geometry:
 @functools.lru_cache(maxsize=8)
 def _tables(cosmology, n_perp, n_los, z_min, z_max, cell_size, r_mfp, box_size) -> _Geometry:
     background = cosmology.background()
-    start = background.comoving_distance(z_min)
-    size = cell_size or (background.comoving_distance(z_max) - start) / n_los
-    redshifts = background.redshift_at(start + np.arange(n_los) * size)
+    expansion = {"h": cosmology.h, "omega_m": cosmology.omega_m}
+    start, end = comoving_distance([z_min, z_max], **expansion).tolist()
+    size = cell_size or (end - start) / n_los
+    redshifts = redshift_at_distance(start + np.arange(n_los) * size, **expansion)
     smallest = CELL_RADIUS * size
     # The field of the cell itself serves both lists; then the bubbles' sharp-k filters, then top-hats for the light.
     count = max(2, int(np.ceil(np.log(max(r_mfp / smallest, 1.0)) / np.log(1.2))))
@@ -367,7 +369,7 @@ class _Columns:
         # Gas heats as it contracts: from the start of the history, and from when it was heated.
         temperature = self.unheated * np.exp(single(2.0 / 3.0) * log_density)
         temperature += heat * np.exp((single(2.0 / 3.0) * (1.0 - self.heating_age)) * log_density)
-        temperature += self.lyman_temperature * (flux / self.lyman_flux)
+        temperature += self.lyman_temperature * (flux / np.maximum(self.lyman_flux, single(1e-36)))
         brightness = brightness_temperature(
             background,
             sources,

@@ -158,9 +158,11 @@ class Py21cmfastLightconeSimulator:
 
     def attributes(self) -> dict[str, object]:
         """What a database of these images says about all of them."""
+        hottest = next(parameter.high for parameter in self.parameters if parameter.name == TEMPERATURE.name)
         return {
             "cell_size": self.cell_size,
             "cell_size_units": "Mpc",
+            "periodic_across_sky": self.parts == 1,
             "redshifts": redshift_at_distance(self._distances(), h=self.cosmology.h, omega_m=self.cosmology.omega_m),
             "cosmology": json.dumps(self.cosmology.attributes()),
             "description": (
@@ -168,7 +170,8 @@ class Py21cmfastLightconeSimulator:
                 f"along the line of sight, z = {self.z_min:g} to {self.z_max:g}; {self.slices} slices {self.spacing:g} "
                 f"Mpc apart normal to transverse axes {list(self.axes)}, each cut into {self.parts}; template "
                 f"const-zeta, M_MIN_in_Mass False, spin temperature on, R_BUBBLE_MAX {MEAN_FREE_PATH:g} Mpc, "
-                f"ZPRIME_STEP_FACTOR {self.redshift_step:g}"
+                f"ZPRIME_STEP_FACTOR {self.redshift_step:g}; log10_T_vir up to {hottest:g}, so that no smallest halo "
+                f"outweighs a cell"
             ),
         }
 

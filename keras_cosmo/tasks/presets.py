@@ -6,7 +6,7 @@ import difflib
 import sys
 
 
-def preset_field(default, *, source: str, text: str, choices: tuple | None = None):
+def preset_field(default, *, source: str, text: str, choices: tuple | None = None, low=None, high=None):
     """Field of a preset dataclass.
 
     Args:
@@ -14,8 +14,11 @@ def preset_field(default, *, source: str, text: str, choices: tuple | None = Non
         source: Where the value comes from: a section, table or equation of the paper, or "assumption: why".
         text: What it is, with its unit.
         choices: Allowed values, for text fields.
+        low: Smallest value allowed, of each entry for tuples.
+        high: Largest value allowed.
     """
-    return dataclasses.field(default=default, metadata={"source": source, "text": text, "choices": choices})
+    limits = {"low": low, "high": high}
+    return dataclasses.field(default=default, metadata={"source": source, "text": text, "choices": choices, **limits})
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,13 +60,14 @@ def add_preset_flags(parser: argparse.ArgumentParser, preset_class) -> None:
     for field in dataclasses.fields(preset_class):
         options = {"default": argparse.SUPPRESS, "dest": field.name}
         options["help"] = (
-            f"{field.metadata['text']} [paper: {_show(field.default)}; {field.metadata['source']}]".replace("%", "%%")
+            f"{field.metadata['text']} [paper: {show(field.default)}; {field.metadata['source']}]".replace("%", "%%")
         )
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         elif isinstance(field.default, tuple):
-            group.add_argument(flag, nargs="+", type=type(field.default[0]), metavar="VALUE", **options)
+            kind = type(field.default[0]) if field.default else str
+            group.add_argument(flag, nargs="+", type=kind, metavar="VALUE", **options)
         else:
             choices = field.metadata["choices"]
             metavar = None if choices else "VALUE"
@@ -74,7 +78,8 @@ def resolve_preset(presets: dict, name: str, changes: dict):
     """The named preset with ``changes`` (field -> value) applied.
 
     Raises:
-        ValueError: If the preset or a field does not exist; the message names the nearest one.
+        ValueError: If the preset or a field does not exist (the message names the nearest one), or a value is out
+            of range.
     """
     if name not in presets:
         raise ValueError(f"Unknown preset {name!r}{nearest(name, presets)} There are {', '.join(presets)}.")
@@ -84,11 +89,24 @@ def resolve_preset(presets: dict, name: str, changes: dict):
         if change not in names:
             raise ValueError(f"Unknown preset field {change!r}{nearest(change, names)}")
     values = {key: tuple(value) if isinstance(getattr(preset, key), tuple) else value for key, value in changes.items()}
-    return dataclasses.replace(preset, **values)
+    resolved = dataclasses.replace(preset, **values)
+    for field in dataclasses.fields(resolved):
+        _check_range(field, getattr(resolved, field.name))
+    return resolved
 
 
-def _show(value):
-    return " ".join(str(entry) for entry in value) if isinstance(value, tuple) else str(value)
+def _check_range(field, value):
+    low, high = field.metadata["low"], field.metadata["high"]
+    for entry in value if isinstance(value, tuple) else (value,):
+        # Written so that NaN fails too.
+        if (low is not None and not entry >= low) or (high is not None and not entry <= high):
+            limits = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise ValueError(f"--{field.name.replace('_', '-')}: expected {limits}, got {show(value)}.")
+
+
+def show(value) -> str:
+    """A preset value as text."""
+    return (" ".join(str(entry) for entry in value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def fail(message: str, status: int = 1) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_cosmo.tasks.presets import preset_field
+from keras_cosmo.tasks.presets import nearest, preset_field
 from keras_cosmo.tasks.task import Evaluation, Paper, Prepared, Task
 
 
@@ -10,44 +10,60 @@ from keras_cosmo.tasks.task import Evaluation, Paper, Prepared, Task
 class RegressionPreset:
     """Every number of the recipe, with its source; the defaults are the paper's."""
 
-    simulations: int = preset_field(10_000, source="section 2.1", text="number of light-cones to simulate")
+    simulations: int = preset_field(10_000, source="section 2.1", text="number of light-cones to simulate", low=3)
     images_per_simulation: int = preset_field(
-        10, source="section 2.2, figure 2", text="images of each simulated light-cone"
+        10, source="section 2.2, figure 2", text="images of each simulated light-cone", low=1
     )
-    n_perp: int = preset_field(100, source="section 2.2", text="image cells across the sky")
-    n_los: int = preset_field(2200, source="section 2.1", text="image cells along the line of sight")
-    z_min: float = preset_field(6.0, source="section 2.1", text="lowest redshift of the image")
-    z_max: float = preset_field(30.0, source="section 2.1", text="highest redshift of the image")
+    n_perp: int = preset_field(100, source="section 2.2", text="image cells across the sky", low=8)
+    n_los: int = preset_field(2200, source="section 2.1", text="image cells along the line of sight", low=8)
+    z_min: float = preset_field(6.0, source="section 2.1", text="lowest redshift of the image", low=5.9, high=33)
+    z_max: float = preset_field(30.0, source="section 2.1", text="highest redshift of the image", low=6, high=34)
     fractions: tuple[float, ...] = preset_field(
-        (0.8, 0.1, 0.1), source="section 3.5", text="training, validation and test fractions of the simulations"
+        (0.8, 0.1, 0.1),
+        source="section 3.5",
+        text="training, validation and test fractions of the simulations",
+        low=0,
+        high=1,
     )
     evaluation_images: int = preset_field(
-        1, source="section 3.5, footnote 6", text="images of each validation and test light-cone that are scored"
+        1, source="section 3.5, footnote 6", text="images of each validation and test light-cone that are scored", low=1
     )
     average_images: bool = preset_field(
         True,
         source="assumption: the paper scores single images",
         text="also score the mean prediction over all images of a test light-cone, with its error",
     )
-    filters: tuple[int, ...] = preset_field((8, 16), source="table 1", text="filters of each convolution")
-    kernel_size: int = preset_field(10, source="table 1", text="side of the convolution filters in cells")
-    pool_size: int = preset_field(2, source="table 1", text="side of the max pooling in cells")
-    dense_units: tuple[int, ...] = preset_field((64, 16, 8), source="table 1", text="neurons of the hidden layers")
-    dropout: float = preset_field(0.2, source="section 3.5", text="fraction dropped after flattening")
+    filters: tuple[int, ...] = preset_field((8, 16), source="table 1", text="filters of each convolution", low=1)
+    kernel_size: int = preset_field(10, source="table 1", text="side of the convolution filters in cells", low=1)
+    pool_size: int = preset_field(2, source="table 1", text="side of the max pooling in cells", low=1)
+    dense_units: tuple[int, ...] = preset_field(
+        (64, 16, 8), source="table 1", text="neurons of the hidden layers", low=1
+    )
+    dropout: float = preset_field(0.2, source="section 3.5", text="fraction dropped after flattening", low=0, high=0.99)
     learning_rate: float = preset_field(
-        1e-3, source="assumption: not stated, the default of Keras", text="learning rate of RMSprop at the start"
+        1e-3,
+        source="assumption: not stated, the default of Keras",
+        text="learning rate of RMSprop at the start",
+        low=1e-12,
+        high=10.0,
     )
-    batch_size: int = preset_field(200, source="table 1", text="images per update")
-    epochs: int = preset_field(100, source="table 1", text="passes over the training images")
+    batch_size: int = preset_field(200, source="table 1", text="images per update", low=1)
+    epochs: int = preset_field(100, source="table 1", text="passes over the training images", low=1)
     plateau_patience: int = preset_field(
-        5, source="table 1", text="epochs without a lower training loss before the learning rate falls"
+        5, source="table 1", text="epochs without a lower training loss before the learning rate falls", low=1
     )
-    plateau_factor: float = preset_field(0.5, source="table 1", text="factor on the learning rate at a plateau")
+    plateau_factor: float = preset_field(
+        0.5, source="table 1", text="factor on the learning rate at a plateau", low=1e-6, high=0.999
+    )
     augmentation: str = preset_field(
         "none",
         source="assumption: the paper has none",
-        text="random changes of the training images across the sky: flip, or flip and periodic shift",
-        choices=("none", "flip", "flip-and-shift"),
+        text="random changes of the training images across the sky: flip, flip and periodic shift, or (auto) the shift "
+        "only where the database says that its maps are periodic",
+        choices=("none", "flip", "flip-and-shift", "auto"),
+    )
+    frozen: tuple[str, ...] = preset_field(
+        (), source="assumption: the paper trains all layers", text="names of layers whose weights are not trained"
     )
 
 
@@ -55,16 +71,31 @@ PAPER = RegressionPreset()
 PRESETS = {
     "quick": dataclasses.replace(
         PAPER,
-        simulations=4000,
+        simulations=8000,
         images_per_simulation=1,
         n_perp=32,
         n_los=512,
         batch_size=64,
-        epochs=60,
-        augmentation="flip-and-shift",
+        epochs=50,
+        plateau_patience=2,
+        augmentation="auto",
+    ),
+    # For the start from a network that was trained on other light-cones, with --start-from.
+    "fine-tune": dataclasses.replace(
+        PAPER,
+        learning_rate=3e-5,
+        batch_size=24,
+        epochs=30,
+        plateau_patience=10,
+        augmentation="auto",
+        frozen=("batch_normalization",),
     ),
     "paper": PAPER,
 }
+
+PARAMETERS = ("zeta", "log10_L_X", "log10_T_vir", "E_0")
+BASELINE_BINS = 64
+RESIDUAL_BINS = 20
 
 
 class RegressionTask(Task):
@@ -74,7 +105,9 @@ class RegressionTask(Task):
     title = "Astrophysical parameters from 21-cm light-cone images"
     model_name = "lightcone_regressor"
     presets = PRESETS
+    simulator_fields = ("simulations", "images_per_simulation", "n_perp", "n_los", "z_min", "z_max")
     field = "brightness_temp"
+    unit = "mK"
     paper = Paper(
         citation="Gillet, Mesinger, Greig, Liu & Ucci 2019, MNRAS 484, 282 (arXiv:1805.02699)",
         title="Deep learning from 21-cm tomography of the cosmic dawn and reionization",
@@ -116,11 +149,14 @@ class RegressionTask(Task):
         from keras_cosmo.data.normalization import fit_normalization
         from keras_cosmo.data.pipeline import MapPipeline
         from keras_cosmo.data.splits import split_by_simulation
-        from keras_cosmo.models.lightcone_regressor import check_map_shape
 
-        database.require(task=self.name, fields=(self.field,))
-        check_map_shape(database.fields[self.field].shape, len(preset.filters), preset.kernel_size, preset.pool_size)
+        self._check(preset, database)
         split = split_by_simulation(database.simulation, preset.fractions, seed)
+        if len(split.test) < 2:
+            raise ValueError(
+                f"{database.path}: {database.n_simulations} simulations leave {len(split.test)} for the test, but R2 "
+                "needs 2 at least. Bring more simulations, or choose other --fractions."
+            )
         training = split.maps("train", database.simulation)
         validation = split.maps("validation", database.simulation, preset.evaluation_images)
         scan = database.scan()
@@ -138,6 +174,13 @@ class RegressionTask(Task):
             "flip": augmentation.flip_lightcones,
             "flip-and-shift": augmentation.augment_lightcones,
         }
+        periodic = database.attributes.get("periodic_across_sky")
+        if preset.augmentation == "flip-and-shift" and periodic is not None and not periodic:
+            raise ValueError(
+                f"{database.path}: its maps are not periodic across the sky, so --augmentation flip-and-shift would "
+                "put seams into them. Choose flip or auto."
+            )
+        augment["auto"] = augment["flip-and-shift" if periodic else "flip"]
         return Prepared(
             database=database,
             split=split,
@@ -157,11 +200,39 @@ class RegressionTask(Task):
             fingerprint=scan.fingerprint,
         )
 
+    def _check(self, preset, database):
+        """Everything that training, figures and export will ask of the data, before any of them begins."""
+        from keras_cosmo.models.lightcone_regressor import check_map_shape
+
+        database.require(task=self.name, fields=(self.field,))
+        if database.fields[self.field].unit != self.unit:
+            raise ValueError(
+                f"{database.path}: expected {self.field} in {self.unit}, got {database.fields[self.field].unit!r}. "
+                "Convert the maps and correct the attribute `units`."
+            )
+        names = database.parameter_names
+        if list(names) != [name for name in PARAMETERS if name in names]:
+            raise ValueError(
+                f"{database.path}: expected the parameters {', '.join(PARAMETERS)} (or some of them) in this order, "
+                f"got {', '.join(names)}. Reorder or rename the columns of /parameters."
+            )
+        for attribute in ("redshifts", "cell_size"):
+            if getattr(database, attribute) is None:
+                raise ValueError(
+                    f"{database.path}: expected the root attribute {attribute!r} (per line-of-sight cell, in Mpc), "
+                    "which figures and export need. Add it."
+                )
+        shape = database.fields[self.field].shape
+        try:
+            check_map_shape(shape, len(preset.filters), preset.kernel_size, preset.pool_size)
+        except ValueError as error:
+            raise ValueError(f"{database.path}: {error}") from error
+
     def build(self, preset, database, normalization, dtype):
         """`LightconeRegressor` at the size of the data."""
         from keras_cosmo.models.lightcone_regressor import LightconeRegressor
 
-        return LightconeRegressor(
+        model = LightconeRegressor(
             map_shape=database.fields[self.field].shape if database else (preset.n_perp, preset.n_los),
             num_parameters=len(database.parameters) if database else 4,
             filters=preset.filters,
@@ -172,6 +243,12 @@ class RegressionTask(Task):
             dtype=dtype,
             **(self.model_arguments(normalization) if normalization else {}),
         )
+        names = [layer.name for layer in model.layers]
+        for name in preset.frozen:
+            if name not in names:
+                raise ValueError(f"--frozen: no layer {name!r}{nearest(name, names)} There are {', '.join(names)}.")
+            model.get_layer(name).trainable = False
+        return model
 
     def compile(self, preset, model, normalization):
         """RMSprop and the mean squared error of standardised parameters (section 3.3)."""
@@ -201,7 +278,7 @@ class RegressionTask(Task):
 
         return [
             keras.callbacks.ReduceLROnPlateau(
-                monitor="loss", factor=preset.plateau_factor, patience=preset.plateau_patience
+                monitor="loss", factor=preset.plateau_factor, patience=preset.plateau_patience, min_delta=0.0
             )
         ]
 
@@ -223,32 +300,64 @@ class RegressionTask(Task):
         )
 
         metrics = scores(true[scored], predicted[scored], parameters, simulation[scored], seed=seed)
-        if preset.average_images and not scored.all():
-            average = average_by_simulation(predicted, simulation)
+        names = database.parameter_names
+        tables = {"predictions": {"map": all_images, "simulation": simulation, "scored": scored}}
+        for index, name in enumerate(names):
+            tables["predictions"][f"{name}_true"] = true[:, index]
+            tables["predictions"][f"{name}_predicted"] = predicted[:, index]
+        average = average_by_simulation(predicted, simulation)
+        if preset.average_images and len(average.simulation) < len(all_images):
             _, first = np.unique(simulation, return_index=True)
             averaged = scores(true[first], average.mean, parameters, average.simulation, seed=seed)
             metrics |= {f"averaged/{name}": value for name, value in averaged.items()}
             error = np.nanmean(average.standard_error, axis=0)
             metrics |= {
-                f"averaged/standard_error/{parameter.name}": float(value)
-                for parameter, value in zip(parameters, error, strict=True)
+                f"averaged/standard_error/{name}": float(value) for name, value in zip(names, error, strict=True)
             }
+            tables["averaged_predictions"] = {"simulation": average.simulation}
+            for index, name in enumerate(names):
+                tables["averaged_predictions"][f"{name}_true"] = true[first, index]
+                tables["averaged_predictions"][f"{name}_predicted"] = average.mean[:, index]
+                tables["averaged_predictions"][f"{name}_standard_error"] = average.standard_error[:, index]
         baseline = self.baseline(prepared)
-        baseline_predicted = baseline.predict(database.read(self.field, all_images[scored]))
+        baseline_predicted = baseline.predict(
+            baseline.features_from_batches(self._batches(database, all_images[scored]))
+        )
         metrics |= {
             f"baseline/{name}": value
             for name, value in scores(
                 true[scored], baseline_predicted, parameters, simulation[scored], seed=seed
             ).items()
         }
-        columns = {"map": all_images, "simulation": simulation, "scored": scored}
-        for index, parameter in enumerate(parameters):
-            columns[f"{parameter.name}_true"] = true[:, index]
-            columns[f"{parameter.name}_predicted"] = predicted[:, index]
+        tables["binned_residuals"] = self.binned(true[scored], predicted[scored], parameters)
         arrays = {"true": true[scored], "predicted": predicted[scored], "baseline": baseline_predicted}
         return Evaluation(
-            metrics=metrics, tables=[self.score_table(metrics, parameters)], arrays=arrays, columns=columns
+            metrics=metrics, tables=[self.score_table(metrics, parameters)], arrays=arrays, columns=tables
         )
+
+    def binned(self, true, predicted, parameters):
+        """Bias and scatter given the true and given the predicted value (section 4.2), as columns of a table."""
+        import numpy as np
+
+        from keras_cosmo.statistics.scores import binned_residuals
+
+        columns = {key: [] for key in ("parameter", "given", "from", "to", "count", "bias", "scatter")}
+        for index, parameter in enumerate(parameters):
+            edges = np.linspace(parameter.low, parameter.high, RESIDUAL_BINS + 1)
+            residual = predicted[:, index] - true[:, index]
+            for given, values in (("true", true), ("predicted", predicted)):
+                bins = binned_residuals(values[:, index], residual, edges)
+                columns["parameter"] += [parameter.name] * RESIDUAL_BINS
+                columns["given"] += [given] * RESIDUAL_BINS
+                columns["from"] += edges[:-1].tolist()
+                columns["to"] += edges[1:].tolist()
+                columns["count"] += [int(count) for count in bins.counts]
+                columns["bias"] += bins.mean.tolist()
+                columns["scatter"] += bins.standard_deviation.tolist()
+        return columns
+
+    def _batches(self, database, indices, size=64):
+        return (database.read(self.field, indices[start : start + size]) for start in range(0, len(indices), size))
 
     def baseline(self, prepared):
         """Ridge regression on the global signal and its scatter, fitted on the training part."""
@@ -256,10 +365,8 @@ class RegressionTask(Task):
 
         database = prepared.database
         training = prepared.split.maps("train", database.simulation)
-        ridge = GlobalSignalRidge()
-        features = ridge.features_from_batches(
-            database.read(self.field, training[start : start + 64]) for start in range(0, len(training), 64)
-        )
+        ridge = GlobalSignalRidge(bins=min(BASELINE_BINS, database.fields[self.field].shape[1]))
+        features = ridge.features_from_batches(self._batches(database, training))
         return ridge.fit(features, database.targets(training), database.simulation[training])
 
     def score_table(self, metrics, parameters):
@@ -348,7 +455,8 @@ class RegressionTask(Task):
             ),
         }
         convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
-        if convolutions:
+        # Where the first convolution was swapped for another kind of layer, there are no filters to draw.
+        if convolutions and convolutions[0].kernel.shape[2] == 1:
             first = convolutions[0]
             responses = keras.Model(model.input, first.output)(images, training=False)
             result["first_layer_filters"] = (
@@ -382,7 +490,7 @@ class RegressionTask(Task):
             "serving_default": Signature(
                 function=predict,
                 inputs={self.field: tf.TensorSpec([None, n_perp, n_los], tf.float32)},
-                units={self.field: "mK", **{parameter.name: parameter.unit for parameter in database.parameters}},
+                units={self.field: self.unit, **{parameter.name: parameter.unit for parameter in database.parameters}},
                 example={self.field: database.read(self.field, prepared.split.maps("test", database.simulation)[:1])},
             )
         }

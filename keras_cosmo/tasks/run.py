@@ -7,7 +7,7 @@ A run folder holds::
     checkpoints/        last-* to resume from, best.npz
     tensorboard/        events
     metrics.json        what was measured on the test part, baselines, the paper's values
-    predictions.csv     truth and prediction of every test map
+    *.csv               predictions and binned residuals on the test part
     figures/*.png       and report.html, the page to open first
     model.keras         the trained network
 """
@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import platform
@@ -23,200 +24,11 @@ import re
 import sys
 
 from keras_cosmo import __version__
-from keras_cosmo.tasks.presets import Parser, add_preset_flags, fail, resolve_preset
+from keras_cosmo.files import written_aside
+from keras_cosmo.tasks.presets import show
+from keras_cosmo.tasks.settings import RunSettings, read_config
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = ("float32", "mixed_bfloat16")
-# Settings that may change between the start of a run and its continuation.
-FREE_ON_RESUME = ("preset/epochs", "out", "resume", "saved_models", "simulation_workers", "cache", "checkpoint_seconds")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What the command line decides about a run, beside the preset.
-
-    Args:
-        preset_name: Name of the preset that `preset` started from.
-        preset: Resolved preset.
-        out: Run folder.
-        data: Database file, or None for the embedded simulator.
-        seed: Seed of the split, the start weights, the order of the data and the simulations.
-        resume: Continue the run in ``out``.
-        precision: "float32" or "mixed_bfloat16".
-        deterministic: Make every TensorFlow operation deterministic, at some cost in speed.
-        start_from: Folder of another run, whose network is the start.
-        start_normalization: "keep" that run's normalisation or "refit" it on the new training part.
-        saved_models: Folder that receives ``<model>/<version>``.
-        cache: Folder for embedded simulations.
-        simulation_workers: Processes that simulate.
-        checkpoint_seconds: Seconds between checkpoints.
-    """
-
-    preset_name: str
-    preset: object
-    out: pathlib.Path
-    data: pathlib.Path | None = None
-    seed: int = 0
-    resume: bool = False
-    precision: str = "float32"
-    deterministic: bool = False
-    start_from: pathlib.Path | None = None
-    start_normalization: str = "keep"
-    saved_models: pathlib.Path = pathlib.Path("saved_models")
-    cache: pathlib.Path | None = None
-    simulation_workers: int = 0
-    checkpoint_seconds: float = 30.0
-
-    def to_json(self) -> dict:
-        """Plain values, as in ``config.json``."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
-
-
-def main(task, argv=None) -> int:
-    """Run a task from the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
-    try:
-        arguments = vars(parser(task).parse_args(argv))
-        summary = arguments.pop("summary", False)
-        settings = settings_from(task, arguments)
-    except (ValueError, OSError) as error:
-        return fail(str(error), 2)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        if summary:
-            print_summary(task, settings)
-        else:
-            run(task, settings, progress=True)
-    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
-        logger.debug("Traceback", exc_info=True)
-        return fail(str(error))
-    except KeyboardInterrupt:
-        return fail("stopped. Continue with the same command and --resume.", 130)
-    return 0
-
-
-def parser(task) -> Parser:
-    """Command line of ``apps/train_<task>.py``; flags that are not given leave no trace."""
-    result = Parser(
-        prog=f"train_{task.name}.py", description=f"{task.title}\n{task.paper.citation}", argument_default=None
-    )
-    absent = {"default": _absent()}
-    result.add_argument("--preset", choices=list(task.presets), help="sizes and recipe [quick]", **absent)
-    result.add_argument(
-        "--data", type=pathlib.Path, help="database file; without it the embedded simulator makes one", **absent
-    )
-    result.add_argument("--out", type=pathlib.Path, help=f"run folder [runs/{task.name}-<preset>]", **absent)
-    result.add_argument("--seed", type=int, help="seed of everything random [0]", **absent)
-    result.add_argument(
-        "--resume", action="store_true", help="continue the run in --out after a stop or kill", **absent
-    )
-    result.add_argument("--precision", choices=PRECISIONS, help="of the convolutions [float32]", **absent)
-    result.add_argument("--deterministic", action="store_true", help="deterministic kernels, slower", **absent)
-    result.add_argument(
-        "--start-from", type=pathlib.Path, metavar="RUN", help="run folder whose network is the start", **absent
-    )
-    result.add_argument(
-        "--start-normalization",
-        choices=("keep", "refit"),
-        help="keep the normalisation of --start-from, or refit it on the new training part [keep]",
-        **absent,
-    )
-    result.add_argument("--saved-models", type=pathlib.Path, help="folder for SavedModels [saved_models]", **absent)
-    result.add_argument(
-        "--cache", type=pathlib.Path, help="folder for embedded simulations [~/.cache/keras_cosmo]", **absent
-    )
-    result.add_argument("--simulation-workers", type=int, help="processes that simulate [all cores]", **absent)
-    result.add_argument("--checkpoint-seconds", type=float, help="seconds between checkpoints [30]", **absent)
-    result.add_argument(
-        "--summary", action="store_true", help="print the network with its parameter counts and stop", **absent
-    )
-    add_preset_flags(result, type(next(iter(task.presets.values()))))
-    return result
-
-
-def _absent():
-    import argparse
-
-    return argparse.SUPPRESS
-
-
-def settings_from(task, arguments: dict) -> RunSettings:
-    """Settings from the flags that were given; a resumed run takes all others from its ``config.json``.
-
-    Raises:
-        ValueError: If a flag contradicts the run that is resumed; the message names each difference.
-        FileNotFoundError: If there is no run to resume.
-    """
-    arguments = dict(arguments)
-    fields = [field.name for field in dataclasses.fields(next(iter(task.presets.values())))]
-    changes = {name: arguments.pop(name) for name in fields if name in arguments}
-    resume = arguments.get("resume", False)
-    out = arguments.get("out")
-    if not resume:
-        name = arguments.pop("preset", "quick")
-        arguments["out"] = out or pathlib.Path("runs") / f"{task.name}-{name}"
-        return RunSettings(preset_name=name, preset=resolve_preset(task.presets, name, changes), **arguments)
-
-    name = arguments.pop("preset", None)
-    out = out or pathlib.Path("runs") / f"{task.name}-{name or 'quick'}"
-    saved = read_config(out, task.name)["settings"]
-    preset_values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved["preset"].items()}
-    preset = resolve_preset(task.presets, name or saved["preset_name"], {**preset_values, **changes})
-    paths = ("out", "data", "start_from", "saved_models", "cache")
-    kept = {
-        key: pathlib.Path(value) if key in paths and value is not None else value
-        for key, value in saved.items()
-        if key not in ("preset", "preset_name")
-    }
-    settings = RunSettings(
-        preset_name=name or saved["preset_name"], preset=preset, **{**kept, **arguments, "out": out, "resume": True}
-    )
-    differences = [
-        f"{key} was {before}, now {now}"
-        for key, before, now in _differences(saved, settings.to_json())
-        if key not in FREE_ON_RESUME
-    ]
-    if differences:
-        raise ValueError(
-            f"{out} was started with another configuration: {'; '.join(differences)}. Resume without these flags, or "
-            "choose another --out."
-        )
-    return settings
-
-
-def _differences(before: dict, now: dict, prefix: str = ""):
-    for key in sorted(set(before) | set(now)):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}/")
-        elif old != new:
-            yield prefix + key, old, new
-
-
-def read_config(folder, task_name: str) -> dict:
-    """``config.json`` of a run folder.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it belongs to another task.
-    """
-    path = pathlib.Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no run: expected {path}, which every training run writes first.")
-    config = json.loads(path.read_text())
-    if config.get("task") != task_name:
-        raise ValueError(f"{folder} is a run of task {config.get('task')!r}, expected {task_name!r}.")
-    return config
-
-
-def print_summary(task, settings: RunSettings) -> None:
-    """Print the network at the size of the data, or of the preset."""
-    from keras_cosmo.data.database import Database
-
-    database = Database(settings.data) if settings.data else None
-    task.model(settings.preset, database, None, settings.precision).summary()
 
 
 def run(task, settings: RunSettings, progress: bool = False) -> dict:
@@ -230,6 +42,10 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     Raises:
         ValueError: For data, settings or checkpoints that do not fit; nothing is trained then.
         FileNotFoundError: For missing files.
+        OSError: If a file cannot be written.
+        FloatingPointError: If the training loss is no longer finite.
+
+    The seed of Keras and, with ``deterministic``, the determinism of TensorFlow are set for the whole process.
     """
     _check_folder(settings)
     import keras
@@ -244,12 +60,20 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     from keras_cosmo.data.database import Database
     from keras_cosmo.training.trainer import Trainer
 
-    start = read_config(settings.start_from, task.name) if settings.start_from else None
+    before = read_config(settings.out, task.name) if settings.resume else None
+    start = read_config(settings.start_from, task.name) if settings.start_from and not before else None
     database = Database(settings.data or simulate(task, settings, progress))
     logger.info("Data: %s (%d maps of %d simulations)", database.path, database.n_maps, database.n_simulations)
     prepared = task.prepare(settings.preset, database, settings.seed)
-    if start and settings.start_normalization == "keep":
-        prepared.normalization = start["normalization"]
+    normalization_from = "training part"
+    if before:
+        # The constants are part of the network, so they stay those of the first start, whatever they came from.
+        _check_same_data(before, prepared, settings)
+        prepared.normalization, normalization_from = before["normalization"], before["normalization_from"]
+    elif start:
+        _check_same_parameters(start, database, settings)
+        if settings.start_normalization == "keep":
+            prepared.normalization, normalization_from = start["normalization"], str(settings.start_from)
     config = {
         "task": task.name,
         "settings": settings.to_json(),
@@ -260,38 +84,43 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
             "maps": database.n_maps,
             "simulator": f"{database.attributes.get('simulator')} {database.attributes.get('simulator_version')}",
         },
+        "parameters": list(database.parameter_names),
         "split": prepared.split.to_json(),
         "normalization": prepared.normalization,
-        "normalization_from": str(settings.start_from)
-        if start and settings.start_normalization == "keep"
-        else "training part",
+        "normalization_from": normalization_from,
         "versions": package_versions(),
     }
-    _claim_folder(settings, config, task.name)
 
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed)
     model = task.model(settings.preset, database, prepared.normalization, settings.precision)
-    if start:
+    trainer = Trainer(model, settings.out, progress=progress, checkpoint_seconds=settings.checkpoint_seconds)
+    if settings.start_from and not trainer.has_checkpoint:
         copy_weights(settings.start_from / "model.keras", model)
         logger.info(
             "Start: the network of %s, normalisation %s.",
             settings.start_from,
-            "kept" if settings.start_normalization == "keep" else "refitted on the new training part",
+            "refitted on the new training part" if normalization_from == "training part" else "kept",
         )
-    trainer = Trainer(model, settings.out, progress=progress, checkpoint_seconds=settings.checkpoint_seconds)
+    callbacks = task.callbacks(settings.preset)
+    # Only now, when everything could be built: a run that could not begin leaves no folder that blocks the next try.
+    settings.out.mkdir(parents=True, exist_ok=True)
+    _write(settings.out / "config.json", json.dumps(config, indent=2) + "\n")
     history = trainer.fit(
         prepared.training,
         prepared.validation.evaluation(),
         epochs=settings.preset.epochs,
-        callbacks=task.callbacks(settings.preset),
+        callbacks=callbacks,
         resume=settings.resume,
     )
     if trainer.interrupted is not None:
         if trainer.interrupted.name == "SIGTERM":
             raise KeyboardInterrupt
         logger.info("Stopped early; measuring the best weights so far. --resume trains on.")
+    elif trainer.steps_made == 0 and (settings.out / "metrics.json").exists():
+        logger.info("This run is finished: see %s. Nothing was trained or exported.", settings.out / "report.html")
+        return json.loads((settings.out / "metrics.json").read_text())
     if trainer.best_weights.exists():
         trainer.load_best()
     return finish(task, settings, model, prepared, history, config)
@@ -309,13 +138,12 @@ def finish(task, settings, model, prepared, history, config) -> dict:
         **{f"paper/{name}": value for name, value in task.paper.values.items()},
         "epochs": len(next(iter(history.values()), [])),
     }
-    _write(settings.out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write_predictions(settings.out / "predictions.csv", evaluation.columns)
+    for name, columns in evaluation.columns.items():
+        _write_columns(settings.out / f"{name}.csv", columns)
     figures = task.figures(settings.preset, model, prepared, evaluation, history) if history else {}
     save_figures({name: figure for name, (figure, _) in figures.items()}, settings.out / "figures")
-    aside = settings.out / "aside.keras"
-    model.save(aside)
-    aside.replace(settings.out / "model.keras")
+    with written_aside(settings.out / "model.keras") as aside:
+        model.save(aside)
     exported = export_saved_model(
         model,
         settings.saved_models / task.model_name,
@@ -325,8 +153,10 @@ def finish(task, settings, model, prepared, history, config) -> dict:
             "paper": task.paper.citation,
             "keras_cosmo": __version__,
             "data": {key: value for key, value in config["data"].items() if key != "path"},
+            "redshifts": prepared.database.redshifts.tolist(),
+            "cell_size": prepared.database.cell_size,
             "normalization": config["normalization"],
-            "metrics": metrics,
+            "metrics": _without_nan(metrics),
         },
     )
     report = settings.out / "report.html"
@@ -345,11 +175,12 @@ def finish(task, settings, model, prepared, history, config) -> dict:
             ("epochs", str(metrics["epochs"])),
             ("SavedModel", str(exported)),
         ],
-        tables=[*evaluation.tables, _preset_table(settings.preset)],
+        tables=[*evaluation.tables, _recipe_table(task, settings)],
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in figures.items()],
         citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
-        notes=[],
     )
+    # Last, so that a folder with metrics is a finished one.
+    _write(settings.out / "metrics.json", json.dumps(_without_nan(metrics), indent=2, allow_nan=False) + "\n")
     for table in evaluation.tables:
         sys.stdout.write("\n" + text_table(table) + "\n")
     sys.stdout.write(f"\nreport      {report}\nmetrics     {settings.out / 'metrics.json'}\nSavedModel  {exported}\n")
@@ -376,7 +207,7 @@ def simulate(task, settings: RunSettings, progress: bool) -> pathlib.Path:
             count=count,
             seed=settings.seed,
             workers=settings.simulation_workers or os.cpu_count() or 1,
-            progress=_bar(count) if progress else None,
+            progress=_progress_bar() if progress else None,
         )
     return path
 
@@ -436,38 +267,52 @@ def _check_folder(settings):
         raise ValueError(
             f"--out {out} holds another run. Continue it with --resume, or choose another --out (or remove the folder)."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(".partial" not in path.name for path in out.iterdir())):
         raise ValueError(f"--out {out} exists and is not empty: choose another folder.")
 
 
-def _claim_folder(settings, config, task_name):
-    """Write ``config.json``, or check that the data are still those of the run that is resumed."""
-    if settings.resume:
-        before = read_config(settings.out, task_name)
-        for key in ("fingerprint", "maps", "simulations"):
-            if before["data"][key] != config["data"][key]:
-                raise ValueError(
-                    f"The data changed since {settings.out} was started: {key} was {before['data'][key]}, now "
-                    f"{config['data'][key]} ({config['data']['path']}). Resume with the same data, or train anew."
-                )
-    settings.out.mkdir(parents=True, exist_ok=True)
-    _write(settings.out / "config.json", json.dumps(config, indent=2) + "\n")
+def _check_same_data(before, prepared, settings):
+    now = {
+        "fingerprint": prepared.fingerprint,
+        "maps": prepared.database.n_maps,
+        "simulations": prepared.database.n_simulations,
+    }
+    for key, value in now.items():
+        if before["data"][key] != value:
+            raise ValueError(
+                f"The data changed since {settings.out} was started: {key} was {before['data'][key]}, now {value} "
+                f"({prepared.database.path}). Resume with the same data, or train anew."
+            )
+
+
+def _check_same_parameters(start, database, settings):
+    if start["parameters"] != list(database.parameter_names):
+        raise ValueError(
+            f"--start-from {settings.start_from} predicts {start['parameters']}, but {database.path} has "
+            f"{list(database.parameter_names)}. Start from a run with the same parameters in the same order."
+        )
 
 
 def _write(path, text):
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(text)
 
 
-def _write_predictions(path, columns):
+def _write_columns(path, columns):
     rows = zip(*columns.values(), strict=True)
     lines = [",".join(columns), *(",".join(_number(value) for value in row) for row in rows)]
     _write(path, "\n".join(lines) + "\n")
 
 
+def _without_nan(metrics):
+    """NaN, a number that could not be measured, is null in JSON."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()}
+
+
 def _number(value):
     value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str):
+        return value
     return f"{value:.7g}" if isinstance(value, float) else str(int(value))
 
 
@@ -476,29 +321,34 @@ def _split_text(prepared):
     return f"by simulation: {len(split.train)} training, {len(split.validation)} validation, {len(split.test)} test"
 
 
-def _preset_table(preset):
+def _recipe_table(task, settings):
+    """The preset beside the paper's; fields that only the simulator reads are left out for data from elsewhere."""
     from keras_cosmo.figures.report import Table
 
     rows = [
-        [field.metadata["text"], _text(getattr(preset, field.name)), _text(field.default), field.metadata["source"]]
-        for field in dataclasses.fields(preset)
+        [
+            field.metadata["text"],
+            show(getattr(settings.preset, field.name)),
+            show(field.default),
+            field.metadata["source"],
+        ]
+        for field in dataclasses.fields(settings.preset)
+        if not (settings.data and field.name in task.simulator_fields)
     ]
     return Table(title="Recipe", header=["", "this run", "paper", "source"], rows=rows, note="")
 
 
-def _text(value):
-    return ", ".join(str(entry) for entry in value) if isinstance(value, tuple) else str(value)
-
-
-def _bar(count):
+def _progress_bar():
+    """Progress callback of a campaign; what an earlier one finished does not count for the rate."""
     from tqdm import tqdm
 
-    bar = tqdm(total=count, unit="simulation", desc="simulating")
+    bars = []
 
     def progress(done, total):
-        bar.total = total
-        bar.update(done - bar.n)
+        if not bars:
+            bars.append(tqdm(total=total, initial=done, unit="simulation", desc="simulating"))
+        bars[0].update(done - bars[0].n)
         if done == total:
-            bar.close()
+            bars[0].close()
 
     return progress

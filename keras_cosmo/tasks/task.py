@@ -49,8 +49,8 @@ class Evaluation:
     Attributes:
         metrics: Flat name -> float; the baselines' under ``baseline/...``.
         tables: `keras_cosmo.figures.report.Table` list, printed and put into the report.
-        arrays: Name -> array, kept for the figures and written to ``predictions.npz``.
-        columns: Name -> 1-D array, written to ``predictions.csv``.
+        arrays: Name -> array, kept for the figures.
+        columns: File name without ending -> (column name -> 1-D array), written as CSV.
     """
 
     metrics: dict
@@ -71,6 +71,7 @@ class Task(abc.ABC):
     model_name: ClassVar[str]
     paper: ClassVar[Paper]
     presets: ClassVar[dict]
+    simulator_fields: ClassVar[tuple] = ()  # preset fields that only the simulator reads
 
     @abc.abstractmethod
     def simulator(self, preset):

@@ -6,15 +6,19 @@ import logging
 import pathlib
 import sys
 import time
+import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from keras_cosmo.files import written_aside
 from keras_cosmo.training.interruption import Interruption
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS_KEPT = 2
 
 # What the callbacks of Keras remember between epochs; without it a resumed run would take another course.
 CALLBACK_STATE = {
@@ -47,6 +51,7 @@ class Trainer:
 
     Attributes:
         history: Dict of lists, one entry per finished epoch.
+        steps_made: Number of updates that the last `fit` made itself.
         interrupted: The signal that ended training early, or None.
     """
 
@@ -59,6 +64,7 @@ class Trainer:
         self.progress = progress
         self.history = {}
         self.interrupted = None
+        self.steps_made = 0
         self._best = np.inf
         self._optimizers = []
         self._train_step = tf.function(lambda batch: self._reduce(self.strategy.run(model.train_step, args=(batch,))))
@@ -72,10 +78,24 @@ class Trainer:
         """File of the weights with the lowest monitored value so far, in the order of ``model.weights``."""
         return self.folder / "checkpoints" / "best.npz"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the folder holds a checkpoint to resume from."""
+        return bool(self._checkpoints())
+
     def load_best(self) -> None:
-        """Give the model its best weights; the optimizer is not touched."""
-        with np.load(self.best_weights) as file:
-            self.model.set_weights([file[name] for name in sorted(file.files)])
+        """Give the model its best weights; the optimizer is not touched.
+
+        Raises:
+            ValueError: If the file is damaged, or belongs to another network.
+        """
+        try:
+            with np.load(self.best_weights) as file:
+                self.model.set_weights([file[name] for name in sorted(file.files)])
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            raise ValueError(
+                f"{self.best_weights} is damaged or of another network: {error}. Delete it and train on with --resume."
+            ) from error
 
     def fit(self, training, validation, *, epochs, callbacks=(), resume=False):
         """Train until ``epochs`` are done, a callback stops, or Ctrl-C.
@@ -96,6 +116,10 @@ class Trainer:
             FloatingPointError: If the training loss is no longer finite.
         """
         callbacks = list(callbacks)
+        if any(getattr(callback, "restore_best_weights", False) for callback in callbacks):
+            raise ValueError(
+                "`callbacks`: restore_best_weights does not survive a kill; `Trainer.load_best` does that."
+            )
         steps_per_epoch = training.steps_per_epoch
         total_steps = epochs * steps_per_epoch
         self._build(training)
@@ -111,22 +135,24 @@ class Trainer:
             step=step,
             state=state,
         )
-        manager = tf.train.CheckpointManager(
-            checkpoint, str(self.folder / "checkpoints"), max_to_keep=2, checkpoint_name="last"
-        )
         self.model.stop_training = False
         callback_list.on_train_begin()
-        if resume and manager.latest_checkpoint:
-            _restore(checkpoint, manager.latest_checkpoint)
+        if resume and self._restore_newest(checkpoint):
             self._set_state(json.loads(state.numpy().decode()), callbacks)
             logger.info("Resumed at step %d of %d.", int(step), total_steps)
+        elif resume:
+            logger.info("No checkpoint yet: starting at step 0.")
         self._write_history()
 
         def save():
+            self._check_finite({name: float(value) for name, value in self.model.get_metrics_result().items()})
+            # The loss of a step is that of the weights before it.
+            if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+                self._check_finite({"loss": np.nan})
             state.assign(json.dumps(self._get_state(callbacks)))
-            manager.save(checkpoint_number=int(step))
+            self._save(checkpoint, int(step))
 
-        done = int(step)
+        first = done = int(step)
         last_save = time.monotonic()
         batches = iter(self.strategy.experimental_distribute_dataset(training.training(done, max(done, total_steps))))
         bar = tqdm(
@@ -156,6 +182,7 @@ class Trainer:
                     last_save = time.monotonic()
             self.interrupted = interruption.received
             save()
+        self.steps_made = done - first
         callback_list.on_train_end()
         return self.history
 
@@ -179,11 +206,7 @@ class Trainer:
     def _end_epoch(self, epoch, validation):
         """Metrics of the epoch, validation, history and best weights; returns the epoch's logs."""
         logs = {name: float(value) for name, value in self.model.get_metrics_result().items()}
-        if not np.isfinite(logs.get("loss", 0.0)):
-            raise FloatingPointError(
-                f"The training loss became {logs['loss']} in epoch {epoch + 1}. Lower the learning rate, "
-                "or train in float32; --resume continues from the last checkpoint before it."
-            )
+        self._check_finite(logs)
         if validation is not None:
             self.model.reset_metrics()
             for batch in self.strategy.experimental_distribute_dataset(validation):
@@ -193,28 +216,80 @@ class Trainer:
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
         self._write_history()
-        monitored = logs.get(self.monitor, logs.get("loss", np.inf))
+        monitor = self.monitor if validation is not None else self.monitor.removeprefix("val_")
+        if monitor not in logs:
+            raise ValueError(f"`monitor`: {monitor!r} is not among {sorted(logs)}, which this model logs.")
+        # NaN counts as worse than anything.
+        monitored = logs[monitor] if np.isfinite(logs[monitor]) else np.inf
         if monitored < self._best or not self.best_weights.exists():
             self._best = monitored
             self._save_best()
         return logs
 
+    def _check_finite(self, logs):
+        if not np.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"The training loss became {logs['loss']}. Train anew into another --out, with a lower learning rate "
+                "or in float32; resuming would take the same course."
+            )
+
+    def _checkpoints(self):
+        """Complete checkpoints, oldest first; TensorFlow writes the index of each last."""
+        found = [path.with_suffix("") for path in (self.folder / "checkpoints").glob("last-*.index")]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("last-")))
+
+    def _save(self, checkpoint, step):
+        # Written once only: writing a checkpoint again in place could damage the one to resume from.
+        path = self.folder / "checkpoints" / f"last-{step}"
+        if path in self._checkpoints():
+            return
+        try:
+            checkpoint.write(str(path))
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"Could not write the checkpoint {path}: {error.message}. Is the disk full? Make room, then continue "
+                "with --resume."
+            ) from error
+        for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
+            # The index first: without it the rest is no checkpoint any more.
+            for file in sorted(old.parent.glob(old.name + ".*"), reverse=True):
+                file.unlink()
+
+    def _restore_newest(self, checkpoint):
+        """Restore the newest checkpoint that is whole; False if there is none at all."""
+        candidates = self._checkpoints()
+        for path in reversed(candidates):
+            try:
+                checkpoint.read(str(path)).assert_consumed()
+            except (AssertionError, ValueError) as error:
+                raise ValueError(
+                    f"The checkpoint {path} does not fit this model: {str(error).splitlines()[0]} It was written by "
+                    "another configuration: resume with that one, or train into another folder."
+                ) from error
+            except (tf.errors.OpError, IndexError) as error:
+                logger.warning("The checkpoint %s is damaged (%s); trying the one before.", path, error)
+            else:
+                return True
+        if candidates:
+            raise ValueError(
+                f"Every checkpoint in {self.folder / 'checkpoints'} is damaged. Delete that folder to train anew with "
+                "--resume, or restore it from a backup."
+            )
+        return False
+
     def _save_best(self):
         # Not ``save_weights``: that would add the optimizer, twice the size, and ask for the same one when loading.
-        aside = self.best_weights.with_name("aside.npz")
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(aside, **{f"{index:05d}": weight for index, weight in enumerate(self.model.get_weights())})
-        aside.replace(self.best_weights)
+        self.best_weights.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(self.best_weights) as aside:
+            np.savez(aside, **{f"{index:05d}": weight for index, weight in enumerate(self.model.get_weights())})
 
     def _write_history(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / "history.csv.partial"
-        with aside.open("w", newline="") as file:
+        with written_aside(self.folder / "history.csv") as aside, aside.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *self.history])
             rows = zip(*self.history.values(), strict=True)
             writer.writerows([number, *values] for number, values in enumerate(rows, start=1))
-        aside.replace(self.folder / "history.csv")
 
     def _get_state(self, callbacks):
         remembered = [
@@ -255,13 +330,3 @@ def _plain(value):
 
 def _pace():
     return {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 20.0, "ncols": 100}
-
-
-def _restore(checkpoint, path):
-    try:
-        checkpoint.restore(path).assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"The checkpoint {path} does not fit this model: {str(error).splitlines()[0]} "
-            "It was written by another configuration: resume with that one, or train into another folder."
-        ) from error

@@ -93,6 +93,7 @@ def test_like_another_database(app, tmp_path):
             "--n-perp is not for --simulator py21cmfast, which has --box-cells",
         ),
         (("--n-perp", 1), "n_perp"),
+        (("--cell-size", 3.0, "--z-max", 20.0), "--z-max has no effect beside --cell-size"),
         (("--like", "/nowhere/cones.h5"), "there is no such file"),
     ],
 )
@@ -120,6 +121,9 @@ def test_failures_are_one_line_and_status_1(app, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "exists and is not a database" in error
     assert "Traceback" not in error
+    long = tmp_path / ("a" * 300)
+    assert run(app, *SMALL, "--count", 1, "--out", long) == 1
+    assert f"{long}: File name too long" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_status_130_and_resumable(tmp_path):

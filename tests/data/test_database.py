@@ -199,6 +199,32 @@ def test_huge_but_finite_pixels_are_no_error(tmp_path):
     assert (Database(path).read("density", [1], check_finite=True) == np.float32(3e38)).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cell_size", "big", "expected finite numbers, got 'big'"),
+        ("cell_size", np.nan, "expected finite numbers, got nan"),
+        ("cell_size", -1.0, "expected one positive number"),
+        ("cell_size", np.array([1.0, 2.0]), "expected one positive number"),
+        ("redshifts", np.array([6.0, np.inf]), "expected finite numbers"),
+        ("redshifts", "6 to 30", "expected finite numbers"),
+    ],
+)
+def test_geometry_that_cannot_be(path, name, value, message):
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+    with pytest.raises(ValueError, match=f"maps.h5: root attribute '{name}': {message}"):
+        Database(path)
+
+
+def test_numbers_stored_as_arrays_of_one(path):
+    with h5py.File(path, "r+") as file:
+        file.attrs["cell_size"], file.attrs["redshifts"] = np.array([1.5]), 6
+    database = Database(path)
+    assert database.cell_size == 1.5
+    assert database.redshifts.tolist() == [6.0]
+
+
 # Errors of the file itself.
 
 

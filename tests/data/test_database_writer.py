@@ -63,7 +63,7 @@ def test_resume_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "a.h5"
     with DatabaseWriter.open(path, plan()) as writer:
         write_all(writer, (1,))
-    with DatabaseWriter.resume(path, plan()) as writer:
+    with DatabaseWriter.open(path, plan()) as writer:
         assert writer.finished.tolist() == [False, True, False]
         with pytest.raises(ValueError, match=r"2 of 3 simulations are not finished, first \[0, 2\]"):
             writer.finish()
@@ -100,8 +100,6 @@ def test_one_writer_at_a_time(tmp_path):
 
 def test_existing_files_are_kept(tmp_path):
     path = tmp_path / "a.h5"
-    with pytest.raises(FileNotFoundError, match="nothing to resume"):
-        DatabaseWriter.resume(path, plan())
     path.write_text("x")
     with pytest.raises(FileExistsError, match="exists already"):
         DatabaseWriter.create(path, plan())
@@ -150,7 +148,7 @@ def test_resume_with_another_plan(tmp_path, changes, difference):
     path = tmp_path / "a.h5"
     DatabaseWriter.create(path, plan()).close()
     with pytest.raises(ValueError, match=f"begun with another plan: {difference}"):
-        DatabaseWriter.resume(path, plan(**changes))
+        DatabaseWriter.open(path, plan(**changes))
 
 
 def test_foreign_partial_files(tmp_path):
@@ -169,10 +167,19 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path):
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
+    # In a container a restarted process has the number of the one before it.
+    (tmp_path / f".a.h5.{socket.gethostname()}-{os.getpid()}.partial").write_text("x")
     (tmp_path / f".a.h5.{socket.gethostname()}-{process.pid}.partial").write_text("x")
     (tmp_path / f".a.h5.{socket.gethostname()}-{os.getppid()}.partial").write_text("of a living process")
     DatabaseWriter.create(tmp_path / "a.h5", plan()).close()
     assert names_in(tmp_path) == [f".a.h5.{socket.gethostname()}-{os.getppid()}.partial", "a.h5.partial"]
+    left = tmp_path / f".b.h5.{socket.gethostname()}-{process.pid}.partial"
+    left.write_text("x")
+    write_database(
+        tmp_path / "b.h5", task="t", fields={"d": (MAPS, "K")}, parameters=PARAMETERS,
+        parameter_values=np.zeros((3, 2)), simulation=SIMULATION, attributes={},
+    )  # fmt: skip
+    assert not left.exists()
 
 
 # A full disk.
@@ -231,7 +238,7 @@ def test_disk_full_while_writing_leaves_a_resumable_file(tmp_path, monkeypatch, 
             write_all(writer, (0,))
         assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
-    with DatabaseWriter.resume(path, plan()) as writer:
+    with DatabaseWriter.open(path, plan()) as writer:
         assert writer.finished.tolist() == [False, False, True]
         write_all(writer, (0, 1))
         writer.finish()
@@ -321,7 +328,7 @@ def test_status_that_cannot_be_found(tmp_path, monkeypatch):
     DatabaseWriter.create(tmp_path / "a.h5", plan()).close()
     monkeypatch.setattr(database_writer, "STATUS_UNFINISHED", b"ongoing.")
     with pytest.raises(RuntimeError, match="expected the status once in the HDF5 structures, found it 0 times"):
-        DatabaseWriter.resume(tmp_path / "a.h5", plan())
+        DatabaseWriter.open(tmp_path / "a.h5", plan())
 
 
 def test_write_database_errors_leave_nothing_behind(tmp_path):
@@ -337,10 +344,11 @@ def test_write_database_errors_leave_nothing_behind(tmp_path):
         write_database(tmp_path / "a.h5", dtype="float16", **arguments)
     assert not names_in(tmp_path)
     write_database(tmp_path / "a.h5", **arguments)
-    with pytest.raises(FileExistsError, match="Pass overwrite=True"):
-        write_database(tmp_path / "a.h5", **arguments)
-    write_database(tmp_path / "a.h5", overwrite=True, **{**arguments, "task": "u"})
-    assert Database(tmp_path / "a.h5").task == "u"
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_database(tmp_path / "a.h5", **{**arguments, "task": "u"})
+    assert Database(tmp_path / "a.h5").task == "t"
+    with pytest.raises(FileNotFoundError, match=r"the folder .* does not exist"):
+        write_database(tmp_path / "none" / "a.h5", **arguments)
     assert names_in(tmp_path) == ["a.h5"]
 
 

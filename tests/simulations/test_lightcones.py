@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from keras_cosmo.distances import comoving_distance, lightcone_distances, redshift_at_distance
 from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS, LightconeSimulator
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "lightcones_21cmfast.json").read_text())
@@ -41,12 +42,16 @@ def test_attributes_describe_the_geometry():
     assert 29.4 < redshifts[-1] < 30.0
     assert json.loads(attributes["cosmology"])["OMm"] == 0.31
     assert attributes["cell_size_units"] == "Mpc"
-    background = SMALL.cosmology.background()
-    distance = background.comoving_distance(redshifts)
-    np.testing.assert_allclose(np.diff(distance), attributes["cell_size"], rtol=1e-4)
-    real = LightconeSimulator(n_perp=50, n_los=2085, cell_size=1.5).redshifts
-    assert real[0] == pytest.approx(6.0, abs=1e-3)
-    assert real[-1] == pytest.approx(30.0, abs=0.2)
+    distance = comoving_distance(redshifts, h=0.68, omega_m=0.31)
+    np.testing.assert_allclose(np.diff(distance), attributes["cell_size"], rtol=1e-6)
+
+
+def test_cells_are_at_the_redshifts_of_21cmfast():
+    # A light-cone of py21cmfast 4.1.1 from z = 6 to 30 in cells of 1.5 Mpc: 2085 of them, ending at z = 30.00732.
+    redshifts = LightconeSimulator(n_perp=8, n_los=2085, cell_size=1.5).redshifts
+    np.testing.assert_allclose(redshifts[[0, -1]], [6.0, 30.00731907], atol=1e-6)
+    distances = lightcone_distances(6.0, 30.0, 1.5, h=0.68, omega_m=0.31)
+    np.testing.assert_allclose(redshifts, redshift_at_distance(distances, h=0.68, omega_m=0.31), atol=1e-6)
 
 
 def test_pure_function_of_values_and_seed():
@@ -120,13 +125,19 @@ def test_mean_and_scatter_agree_with_21cmfast(run):
     assert 0.8 < np.exp(np.mean(np.log(ratio))) < 1.25
 
 
+@pytest.mark.parametrize("values", [[1.0, 30.0, 6.9, 1.99], [1e3, 43.0, 3.5, 0.1], [1.0, 43.0, 3.5, 0.1]])
+def test_extreme_values_give_finite_maps(values):
+    assert np.isfinite(SMALL.simulate(values, 1)["brightness_temp"]).all()
+
+
 @pytest.mark.parametrize(
     ("values", "seed", "match"),
     [
         ([60.0, 40.0, 4.7], 0, r"expected shape \(4,\) .*got shape \(3,\)"),
         ([60.0, np.nan, 4.7, 0.5], 0, r"log10_L_X is not finite"),
+        ([0.0, 40.0, 4.7, 0.5], 0, r"expected zeta in \[1, 1000\]"),
         ([60.0, 40.0, 4.7, 500.0], 0, r"expected E_0 in \[0.1, 1.99\].*got 500"),
-        ([60.0, 1e40, 4.7, 0.5], 0, r"expected log10_L_X in \[30, 45\]"),
+        ([60.0, 1e40, 4.7, 0.5], 0, r"expected log10_L_X in \[30, 43\]"),
         ([60.0, 40.0, 4.7, 0.5], -1, r"expected seed to be an integer in \[0, 2\*\*31\), got -1"),
         ([60.0, 40.0, 4.7, 0.5], 0.5, r"expected seed to be an integer .*got 0.5"),
     ],

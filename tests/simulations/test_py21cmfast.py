@@ -68,6 +68,7 @@ def test_prior_of_the_virial_temperature_ends_where_a_halo_outweighs_a_cell():
     simulator = Py21cmfastLightconeSimulator(redshift_step=1.04)
     assert simulator.hottest_log10_T_vir() == 5.93
     assert [each.high for each in simulator.parameters] == [250.0, 42.0, 5.93, 1.5]
+    assert "log10_T_vir up to 5.93" in simulator.attributes()["description"]
     assert Py21cmfastLightconeSimulator(cell_size=1.65).parameters == LIGHTCONE_PARAMETERS
     with pytest.raises(ValueError, match=r"log10_T_vir = 5.97 is too high for cells of 1.5 Mpc: down to z = 6"):
         simulator.template_arguments(np.array([30.0, 40.0, 5.97, 0.5]))

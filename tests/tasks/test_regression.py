@@ -32,6 +32,7 @@ def everything(preset, database):
         "learning_rate": float(model.optimizer.learning_rate),
         "callbacks": [(callback.patience, callback.factor) for callback in TASK.callbacks(preset)],
         "epochs": preset.epochs,
+        "trained": [weight.path for weight in model.trainable_weights],
         "metrics": sorted(evaluation.metrics),
         "scored": evaluation.arrays["true"].shape,
     }
@@ -58,6 +59,7 @@ CHANGES = {
     "plateau_patience": 2,
     "plateau_factor": 0.1,
     "augmentation": "none",
+    "frozen": ("convolution_1",),
 }
 
 

@@ -1,16 +1,20 @@
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import small_lightcones
+import tensorflow as tf
 
 from keras_cosmo.models.replace_layers import replace_layers
+from keras_cosmo.tasks.command_line import innermost, main
 from keras_cosmo.tasks.regression import RegressionTask
-from keras_cosmo.tasks.run import main
 
 FLAGS = ["--epochs", "2", "--batch-size", "8"]
 
@@ -36,6 +40,8 @@ def test_what_a_run_leaves_behind(done, tmp_path):
         "tensorboard",
         "metrics.json",
         "predictions.csv",
+        "averaged_predictions.csv",
+        "binned_residuals.csv",
         "figures",
         "report.html",
         "model.keras",
@@ -132,17 +138,129 @@ def test_resume_with_changed_data(done, tmp_path, capsys):
     assert "The data changed since" in capsys.readouterr().err
 
 
-def test_bad_data_leaves_no_run_folder(tmp_path, capsys):
-    assert run(tmp_path, "--data", tmp_path / "nothing.h5", "--out", tmp_path / "run") == 1
-    assert "nothing.h5" in capsys.readouterr().err
-    maps = np.zeros((40, *small_lightcones.SHAPE), "float32")
-    maps[7, 3, 4] = np.nan
-    with pytest.raises(ValueError, match="finite"):
-        small_lightcones.write(tmp_path / "nan.h5", per_simulation=1, fields={"brightness_temp": (maps, "mK")})
-    small = small_lightcones.write(tmp_path / "small.h5", shape=(30, 70))
-    assert run(tmp_path, "--data", small, "--out", tmp_path / "run") == 1
-    assert "at least 31 cells" in capsys.readouterr().err
+def corrupt(path, kind):
+    """Make the database bad in one way."""
+    if kind == "not HDF5":
+        path.write_text("hello")
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif kind == "missing":
+        path.unlink()
+    else:
+        with h5py.File(path, "r+") as file:
+            if kind == "NaN":
+                file["maps/brightness_temp"][7, 3, 4] = np.nan
+            elif kind == "unit":
+                file["maps/brightness_temp"].attrs["units"] = "K"
+            elif kind == "order":
+                names = list(file["parameters"].attrs["names"])
+                file["parameters"].attrs["names"] = names[::-1]
+            elif kind in ("redshifts", "cell_size"):
+                del file.attrs[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"cones\.h5"),
+        ("not HDF5", r"cones\.h5.*HDF5"),
+        ("truncated", r"cones\.h5"),
+        ("NaN", r"cones\.h5.*brightness_temp.*map 7"),
+        ("unit", r"cones\.h5: expected brightness_temp in mK, got 'K'"),
+        ("order", r"cones\.h5: expected the parameters zeta, log10_L_X.*got E_0, log10_T_vir"),
+        ("redshifts", r"cones\.h5: expected the root attribute 'redshifts'"),
+        ("cell_size", r"cones\.h5: expected the root attribute 'cell_size'"),
+    ],
+)
+def test_bad_data_leaves_no_run_folder(kind, message, tmp_path, capsys):
+    data = small_lightcones.write(tmp_path / "cones.h5")
+    corrupt(data, kind)
+    assert run(tmp_path, "--data", data, "--out", tmp_path / "run", *FLAGS) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error, re.DOTALL), error
+    assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dropout", "2"], "--dropout: expected from 0 to 0.99, got 2.0"),
+        (["--epochs", "0"], "--epochs: expected at least 1, got 0"),
+        (["--learning-rate", "nan"], "--learning-rate: expected"),
+        (["--learning-rate", "-1"], "--learning-rate: expected"),
+        (["--filters", "0", "4"], "--filters: expected at least 1, got 0 4"),
+        (["--kernel-size", "0"], "--kernel-size: expected"),
+        (["--plateau-factor", "1.5"], "--plateau-factor: expected"),
+        (["--seed", "-1"], "--seed: expected"),
+        (["--checkpoint-seconds", "-5"], "--checkpoint-seconds: expected"),
+        (["--simulation-workers", "-4"], "--simulation-workers: expected"),
+        (["--n-perp", "64"], "--n-perp: only for simulated data"),
+        (["--start-normalization", "refit"], "--start-from, which is not given"),
+    ],
+)
+def test_flags_out_of_range_are_wrong_usage(flags, message, done, tmp_path, capsys):
+    assert run(tmp_path, "--data", done / "cones.h5", "--out", tmp_path / "run", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_built_leaves_no_run_folder(done, tmp_path, capsys):
+    assert run(tmp_path, "--data", done / "cones.h5", "--out", tmp_path / "run", "--frozen", "dense_9") == 1
+    assert "no layer 'dense_9'; did you mean dense_" in capsys.readouterr().err
+    few = small_lightcones.write(tmp_path / "few.h5", simulations=10)
+    assert run(tmp_path, "--data", few, "--out", tmp_path / "run") == 1
+    assert "leave 1 for the test" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_keeps_the_first_normalisation_whatever_became_of_the_source(done, tmp_path):
+    data = small_lightcones.write(tmp_path / "cones.h5", seed=5, simulations=20)
+    source = tmp_path / "source"
+    shutil.copytree(done / "run", source)
+    flags = ["--data", data, "--out", tmp_path / "run", "--start-from", source, *FLAGS]
+    assert run(tmp_path, *flags) == 0
+    before = json.loads((tmp_path / "run" / "config.json").read_text())["normalization"]
+    shutil.rmtree(source)
+    moved = data.rename(tmp_path / "moved.h5")
+    assert run(tmp_path, "--out", tmp_path / "run", "--resume", "--epochs", "3", "--data", moved) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["normalization"] == before
+
+
+def test_a_finished_run_is_not_exported_again(done, capsys):
+    assert run(done, "--out", done / "run", "--resume") == 0
+    assert [path.name for path in (done / "saved_models" / "lightcone_regressor").iterdir()] == ["1"]
+
+
+def test_damaged_config(done, tmp_path, capsys):
+    shutil.copytree(done / "run", tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert run(tmp_path, "--out", tmp_path / "run", "--resume") == 2
+    assert "config.json is damaged" in capsys.readouterr().err
+
+
+def test_disk_full(done, tmp_path, monkeypatch, capsys):
+    """No room for a checkpoint: one clear line, and the run resumes when there is room."""
+    from keras_cosmo.training import trainer
+
+    def full(self, path):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.tf.train.Checkpoint, "write", full)
+        assert run(tmp_path, "--data", done / "cones.h5", "--out", tmp_path / "run", *FLAGS) == 1
+    error = capsys.readouterr().err
+    assert "Could not write the checkpoint" in error
+    assert "No space left on device" in error
+    assert "--resume" in error
+    assert not (tmp_path / "saved_models").exists()
+    assert run(tmp_path, "--out", tmp_path / "run", "--resume") == 0
+
+
+def test_errors_inside_the_data_pipeline_are_one_line():
+    text = "{{function_node x}} ValueError: maps: file changed.\nTraceback (most recent call last):\n  ..."
+    assert innermost(text) == "maps: file changed."
+    assert "Is the disk full" in innermost("a.data; No space left on device\n more")
 
 
 def test_start_from_keeps_or_refits_the_normalisation(done, tmp_path):
@@ -167,6 +285,32 @@ def test_start_from_maps_of_another_size(done, tmp_path, capsys):
     data = small_lightcones.write(tmp_path / "cones.h5", shape=(36, 80))
     assert run(tmp_path, "--data", data, "--out", tmp_path / "run", "--start-from", done / "run", *FLAGS) == 1
     assert "Layer 'dense_1'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_start_from_other_parameters(done, tmp_path, capsys):
+    data = small_lightcones.write(tmp_path / "cones.h5", parameters=small_lightcones.PARAMETERS[:3])
+    assert run(tmp_path, "--data", data, "--out", tmp_path / "run", "--start-from", done / "run", *FLAGS) == 1
+    assert "Start from a run with the same parameters" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_binned_residuals_are_those_of_the_predictions(done):
+    with (done / "run" / "predictions.csv").open() as file:
+        scored = [row for row in csv.DictReader(file) if row["scored"] == "1"]
+    with (done / "run" / "binned_residuals.csv").open() as file:
+        bins = [row for row in csv.DictReader(file) if (row["parameter"], row["given"]) == ("E_0", "true")]
+    assert len(bins) == 20
+    for row in bins:
+        low, high = float(row["from"]), float(row["to"])
+        residuals = [
+            float(each["E_0_predicted"]) - float(each["E_0_true"])
+            for each in scored
+            if low <= float(each["E_0_true"]) < high
+        ]
+        assert int(row["count"]) == len(residuals)
+        if residuals:
+            np.testing.assert_allclose(float(row["bias"]), np.mean(residuals), rtol=1e-3, atol=1e-6)
 
 
 @keras.saving.register_keras_serializable("my_project")

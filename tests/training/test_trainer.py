@@ -146,6 +146,56 @@ def test_checkpoint_of_another_network(tmp_path, uninterrupted):
         train_once.train(tmp_path, other)
 
 
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, uninterrupted, caplog):
+    with pytest.raises(Exception, match="Stop"):
+        train_once.train(tmp_path, crashing(train_once.build(), 9))
+    data = sorted((tmp_path / "checkpoints").glob("last-9.data*"))[0]
+    data.write_bytes(data.read_bytes()[:100])
+    resumed = train_once.train(tmp_path)
+    assert "last-9 is damaged" in caplog.text
+    assert_equal(variables(resumed.model), variables(uninterrupted[1].model))
+
+
+def test_only_damaged_checkpoints(tmp_path):
+    train_once.train(tmp_path)
+    for data in (tmp_path / "checkpoints").glob("last-*.data*"):
+        data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"Every checkpoint in .* is damaged"):
+        train_once.train(tmp_path)
+
+
+def test_damaged_best_weights(tmp_path):
+    trainer = train_once.train(tmp_path)
+    trainer.best_weights.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"best\.npz is damaged"):
+        trainer.load_best()
+
+
+def test_a_finished_run_is_not_written_again(tmp_path):
+    train_once.train(tmp_path)
+    files = sorted((tmp_path / "checkpoints").glob("last-*"))
+    before = [(path.name, path.stat().st_mtime_ns) for path in files]
+    assert train_once.train(tmp_path).steps_made == 0
+    assert [(path.name, path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_two_checkpoints_are_kept(uninterrupted):
+    kept = sorted(path.name for path in (uninterrupted[0] / "checkpoints").glob("last-*.index"))
+    assert kept == ["last-23.index", "last-24.index"]
+
+
+def test_restoring_best_weights_belongs_to_the_trainer(tmp_path):
+    early = keras.callbacks.EarlyStopping(restore_best_weights=True)
+    with pytest.raises(ValueError, match="restore_best_weights does not survive"):
+        Trainer(train_once.build(), tmp_path).fit(train_once.Data(), None, epochs=1, callbacks=[early])
+
+
+def test_unknown_monitor(tmp_path):
+    data = train_once.Data()
+    with pytest.raises(ValueError, match="'val_los' is not among"):
+        Trainer(train_once.build(), tmp_path, monitor="val_los").fit(data, data.training(0, 1), epochs=1)
+
+
 def test_early_stopping_is_remembered(tmp_path):
     data = train_once.Data()
 
@@ -168,8 +218,13 @@ def test_not_compiled(tmp_path):
 def test_loss_that_is_not_finite(tmp_path):
     model = train_once.build()
     model.optimizer.learning_rate = 1e30
-    with pytest.raises(FloatingPointError, match="Lower the learning rate"):
-        Trainer(model, tmp_path).fit(train_once.Data(), None, epochs=3)
+    with pytest.raises(FloatingPointError, match="with a lower learning rate"):
+        Trainer(model, tmp_path, checkpoint_seconds=0.0).fit(train_once.Data(), None, epochs=3)
+    for path in (tmp_path / "checkpoints").glob("last-*.index"):
+        reader = tf.train.load_checkpoint(str(path.with_suffix("")))
+        for name, _ in tf.train.list_variables(str(path.with_suffix(""))):
+            if name.startswith("model/"):
+                assert np.isfinite(reader.get_tensor(name)).all(), f"{path} holds a spoilt network"
 
 
 def test_tensorboard_events(uninterrupted):

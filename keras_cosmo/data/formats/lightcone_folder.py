@@ -202,6 +202,7 @@ def _plan(
             "simulator_version": ", ".join(sorted({cone.version for cone in cones})),
             "cell_size": first.cell_size,
             "cell_size_units": "Mpc",
+            "periodic_across_sky": geometry["parts"] == 1,
             "redshifts": first.redshifts,
             "cosmology": json.dumps(first.cosmology),
             "description": (

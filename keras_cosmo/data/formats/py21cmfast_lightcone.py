@@ -105,7 +105,10 @@ class Py21cmfastLightcone:
                 f"the light-cone again."
             )
         distances = distances[near : stored[2] - far]
-        redshifts = redshift_at_distance(distances, **background)
+        try:
+            redshifts = redshift_at_distance(distances, **background)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return cls(path=path, shape=shape, distances=distances, redshifts=redshifts, **record)
 
     def images(
@@ -129,13 +132,8 @@ class Py21cmfastLightcone:
         geometry = {"slices": slices, "spacing": spacing, "parts": parts, "axes": axes}
         self.images_shape(**geometry)
         with _open(self.path) as file:
-            try:
-                dataset = _WithoutBuffer(file[FIELD], self.shape, self.buffer)
-                images = slice_lightcone(dataset, self.cell_size, **geometry)
-            except (OSError, KeyError) as error:
-                raise ValueError(
-                    f"{self.path}: {FIELD} cannot be read ({error}). The file was changed or is damaged: copy it again."
-                ) from error
+            dataset = _WithoutBuffer(file[FIELD], self.shape, self.buffer)
+            images = slice_lightcone(dataset, self.cell_size, **geometry)
         finite = np.isfinite(images)
         if not finite.all():
             raise ValueError(
@@ -193,7 +191,13 @@ def _open(path: pathlib.Path) -> Iterator[h5py.File]:
             f"21cmFAST wrote with LightCone.save."
         ) from error
     with file:
-        yield file
+        try:
+            yield file
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{path}: the file cannot be read ({error}). It was changed or is damaged: copy it again, or run the "
+                f"light-cone again."
+            ) from error
 
 
 def _check_is_lightcone(path: pathlib.Path, file: h5py.File) -> bool:
@@ -240,7 +244,10 @@ def _read_modern(path: pathlib.Path, file: h5py.File) -> dict:
     if "lightcone_distances" not in file:
         raise ValueError(f"{path}: expected a dataset lightcone_distances, got none. Save the light-cone again.")
     distances = np.asarray(file["lightcone_distances"][()], np.float64)
-    reached = int(file.attrs.get("last_completed_lcidx", -1))
+    state = {"last_completed_lcidx": -1, "lowz_buffer_pixels": 0, "highz_buffer_pixels": 0, **file.attrs}
+    reached, *buffer = (int(_number(path, state, name, "the root")) for name in list(state)[:3])
+    if min(buffer) < 0:
+        raise ValueError(f"{path}: expected buffers of at least 0 pixels, got {buffer}. Save the light-cone again.")
     if reached > 0:
         raise ValueError(
             f"{path}: the light-cone is unfinished: cells 0 to {reached - 1} of {len(distances)} along the line "
@@ -262,17 +269,16 @@ def _read_modern(path: pathlib.Path, file: h5py.File) -> dict:
     if source_model != "CONST-ION-EFF":
         not_constant = f"SOURCE_MODEL is {source_model!r}, not 'CONST-ION-EFF'"
     options = inputs["simulation_options"]
-    size = _number(path, options, "BOX_LEN", "simulation_options")
     return {
         "version": _text(file["InputParameters"].attrs.get("21cmFAST-version", file.attrs.get("__version__", "4"))),
         "random_seed": int(_number(path, file["InputParameters"].attrs, "random_seed", "InputParameters")),
-        "cell_size": size / _number(path, options, "HII_DIM", "simulation_options"),
+        "cell_size": _cell_size(path, options, "simulation_options"),
         "distances": distances,
         "cosmology": cosmology,
         "parameters": _parameters(path, inputs["astro_params"]),
         "inactive": _inactive(inputs["astro_params"], inputs["astro_options"], not_constant),
         "from_checkpoints": reached == 0,
-        "buffer": (int(file.attrs.get("lowz_buffer_pixels", 0)), int(file.attrs.get("highz_buffer_pixels", 0))),
+        "buffer": tuple(buffer),
     }
 
 
@@ -294,11 +300,10 @@ def _read_old(path: pathlib.Path, file: h5py.File) -> dict:
     not_constant = None
     if inputs["flag_options"].get("USE_MASS_DEPENDENT_ZETA", False):
         not_constant = "USE_MASS_DEPENDENT_ZETA is on"
-    size = _number(path, inputs["user_params"], "BOX_LEN", "user_params")
     return {
         "version": _text(file.attrs.get("version", "3")),
         "random_seed": int(_number(path, file.attrs, "random_seed", "the root")),
-        "cell_size": size / _number(path, inputs["user_params"], "HII_DIM", "user_params"),
+        "cell_size": _cell_size(path, inputs["user_params"], "user_params"),
         "redshift": redshift,
         "distances": np.asarray(file["distances"][()], np.float64) if "distances" in file else None,
         "cosmology": {**cosmology, "SIGMA_8": None if sigma_8 is None else float(sigma_8)},
@@ -338,6 +343,16 @@ def _number(path: pathlib.Path, attributes, name: str, group: str) -> float:
     if not np.isfinite(number):
         raise ValueError(f"{path}: expected a finite number in the attribute {name} of {group}, got {number}.")
     return number
+
+
+def _cell_size(path: pathlib.Path, attributes: dict, group: str) -> float:
+    length, cells = (_number(path, attributes, name, group) for name in ("BOX_LEN", "HII_DIM"))
+    if length <= 0 or cells < 1:
+        raise ValueError(
+            f"{path}: expected positive BOX_LEN and HII_DIM in {group}, got {length:g} and {cells:g}. The file is "
+            f"damaged: run the light-cone again."
+        )
+    return length / cells
 
 
 def _parameters(path: pathlib.Path, astro_params: dict) -> dict[str, float]:

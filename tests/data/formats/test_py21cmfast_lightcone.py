@@ -297,6 +297,34 @@ def test_values_that_are_not_finite(tmp_path):
         lightcone.images(**GEOMETRY)
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "value", "message"),
+    [
+        ("InputParameters/simulation_options", "HII_DIM", 0, "expected positive BOX_LEN and HII_DIM"),
+        ("InputParameters/simulation_options", "BOX_LEN", -30.0, "expected positive BOX_LEN and HII_DIM"),
+        ("InputParameters/cosmo_params", "hlittle", 68.0, "distance: expected 0 to .* Check unit and cosmology"),
+        ("/", "last_completed_lcidx", "x", "expected a number in the attribute last_completed_lcidx of the root"),
+        ("/", "lowz_buffer_pixels", -5, r"expected buffers of at least 0 pixels, got \[-5, 0\]"),
+    ],
+)
+def test_numbers_that_cannot_be(tmp_path, group, name, value, message):
+    path = write_modern(tmp_path / "cone.h5")
+    with h5py.File(path, "r+") as file:
+        file[group].attrs[name] = value
+    with pytest.raises(ValueError, match=rf"cone\.h5: {message}"):
+        Py21cmfastLightcone.from_file(path)
+
+
+@pytest.mark.parametrize("signature", [b"HEAP", b"SNOD", b"TREE"])
+def test_damaged_structures(tmp_path, signature):
+    path = write_modern(tmp_path / "cone.h5")
+    content = path.read_bytes()
+    assert signature in content
+    path.write_bytes(content.replace(signature, b"????"))
+    with pytest.raises(ValueError, match=r"cone\.h5: the (HDF5 )?file (cannot be read|is truncated or damaged)"):
+        Py21cmfastLightcone.from_file(path)
+
+
 def test_slices_that_do_not_fit(tmp_path):
     lightcone = Py21cmfastLightcone.from_file(write_modern(tmp_path / "cone.h5"))
     with pytest.raises(ValueError, match=r"cone\.h5: slices: 5 slices 60.0 Mpc apart need 161 cells"):

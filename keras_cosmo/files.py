@@ -1,0 +1,36 @@
+"""Files that are complete or absent."""
+
+import contextlib
+import pathlib
+
+
+@contextlib.contextmanager
+def written_aside(path):
+    """Context that yields a path beside ``path`` to write to, and renames it when all went well.
+
+    A kill leaves at most ``<name>.partial``; an error leaves nothing.
+
+    Raises:
+        OSError: If the file cannot be written; the message names it and says what to do.
+
+    Example:
+        >>> import tempfile
+        >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with written_aside(target) as aside:
+        ...     _ = aside.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(path.stem + ".partial" + path.suffix)
+    try:
+        yield aside
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"Could not write {path}: {error.strerror or error}. Is the disk full, or the folder not writable? "
+            "Make room, then continue with --resume."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
