@@ -10,16 +10,23 @@ Layout::
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
+import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from keras_cosmo.export.warmup import write_warmup_requests
+
+ASIDE_PREFIX = "aside-"
+# What a SavedModel can hold, to tell our unfinished exports from folders of other origin.
+SAVED_MODEL_ITEMS = frozenset({"saved_model.pb", "variables", "assets", "assets.extra", "fingerprint.pb"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +51,8 @@ def export_saved_model(model, folder, signatures: dict, metadata: dict | None = 
     """Write the model as the next version under ``folder``: aside first, then renamed, since servers poll.
 
     The SavedModel holds the variables and traced functions only: it loads without Keras and without this
-    package, in ``tf.saved_model.load``, in TensorFlow Serving and in the C++ loader.
+    package, in ``tf.saved_model.load``, in TensorFlow Serving and in the C++ loader. What earlier exports that were
+    killed left under ``folder`` is removed first.
 
     Args:
         model: Keras model that owns the variables.
@@ -53,11 +61,12 @@ def export_saved_model(model, folder, signatures: dict, metadata: dict | None = 
         metadata: JSON-able facts to keep beside the model.
 
     Returns:
-        The new version folder, ``folder/<next free integer>``.
+        The new version folder, ``folder/<integer>``, one above the highest number that any entry has for a name.
 
     Raises:
         ValueError: If ``serving_default`` is missing, or an input or output is not float32, int or string, or
             has no batch dimension.
+        OSError: If the SavedModel could not be written, such as on a full disk; nothing is left behind.
     """
     folder = pathlib.Path(folder)
     if "serving_default" not in signatures:
@@ -67,37 +76,22 @@ def export_saved_model(model, folder, signatures: dict, metadata: dict | None = 
     functions = {name: _trace(name, signature) for name, signature in signatures.items()}
     module.functions = functions
 
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix="aside-", dir=folder))
-    try:
-        tf.saved_model.save(module, str(aside), signatures=functions)
-        write_warmup_requests(aside, folder.name, [(name, value.example) for name, value in signatures.items()])
-        facts = {
-            "name": folder.name,
-            "signatures": {
-                name: {
-                    "inputs": {key: _describe(spec, value.units[key]) for key, spec in value.inputs.items()},
-                    "outputs": {
-                        key: _describe(spec, value.units[key])
-                        for key, spec in functions[name].structured_outputs.items()
-                    },
-                }
-                for name, value in signatures.items()
-            },
-            **(metadata or {}),
-        }
-        (aside / "assets.extra" / "keras_cosmo.json").write_text(json.dumps(facts, indent=2) + "\n")
-        aside.chmod(0o755)
-        return _rename_to_next_version(aside, folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with _clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _remove_stale(folder):
+            aside = pathlib.Path(tempfile.mkdtemp(prefix=ASIDE_PREFIX, dir=folder))
+            try:
+                _write(aside, folder.name, module, signatures, functions, metadata or {})
+                return _rename_to_next_version(aside, folder)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
 
 
 def versions(folder) -> list[pathlib.Path]:
     """Version folders under ``<base>/<name>``, lowest first; names that are no integers are not versions."""
     folder = pathlib.Path(folder)
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()] if folder.is_dir() else []
+    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()] if folder.is_dir() else []
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -121,19 +115,76 @@ def _describe(spec, unit):
     return {"shape": spec.shape.as_list(), "dtype": spec.dtype.name, "unit": unit}
 
 
+def _write(aside, name, module, signatures, functions, metadata):
+    tf.saved_model.save(module, str(aside), signatures=functions)
+    write_warmup_requests(aside, name, [(key, value.example) for key, value in signatures.items()])
+    facts = {
+        "name": name,
+        "signatures": {
+            key: {
+                "inputs": {each: _describe(spec, value.units[each]) for each, spec in value.inputs.items()},
+                "outputs": {
+                    each: _describe(spec, value.units[each]) for each, spec in functions[key].structured_outputs.items()
+                },
+            }
+            for key, value in signatures.items()
+        },
+        **metadata,
+    }
+    (aside / "assets.extra" / "keras_cosmo.json").write_text(json.dumps(facts, indent=2) + "\n")
+    aside.chmod(0o755)
+
+
 def _rename_to_next_version(aside, folder):
     while True:
-        present = versions(folder)
-        version = folder / str(int(present[-1].name) + 1 if present else 1)
-        # Another process may take the number first: then the rename fails, and the next one is tried.
+        # Any entry counts: a plain file with the number is in the way as much as a folder.
+        taken = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        version = folder / str(1 + max(taken, default=0))
+        try:
+            return aside.rename(version)
+        except OSError as error:
+            # Another process took the number first; it is in the next listing.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+
+
+@contextlib.contextmanager
+def _remove_stale(folder):
+    """Remove what dead exports left in ``folder``, and keep what this one makes there from being removed.
+
+    Every living export holds a shared lock on the folder, so that whoever gets it alone sees dead ones only.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Not got: another export lives, or the file system has no locks. Then everything stays.
         with contextlib.suppress(OSError):
-            aside.rename(version)
-            return version
-        if not version.exists():
-            raise OSError(f"Could not rename {aside} to {version}: check permissions.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in folder.iterdir():
+                if _is_unfinished_export(path):
+                    shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def example_batch(spec, seed: int = 0, count: int = 1, scale: float = 1.0) -> np.ndarray:
-    """A float32 batch of Gaussian numbers with the shape of a ``tf.TensorSpec``, for warm-up requests."""
-    shape = (count, *spec.shape.as_list()[1:])
-    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype("float32")
+def _is_unfinished_export(path):
+    ours = re.fullmatch(re.escape(ASIDE_PREFIX) + "[a-z0-9_]{8}", path.name) and path.is_dir() and not path.is_symlink()
+    return bool(ours) and {entry.name for entry in path.iterdir()} <= SAVED_MODEL_ITEMS
+
+
+@contextlib.contextmanager
+def _clear_errors(folder):
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+        reason = " ".join(f"{type(error).__name__}: {reason}".split())
+        if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError)):
+            hint = "Is it a folder, and may you write there? Correct that, or give another folder"
+        else:
+            hint = "Is the disk full? Free space, or give another folder"
+        raise OSError(
+            f"{folder}: could not write the SavedModel ({reason}). {hint}, and export again; nothing was left behind."
+        ) from error

@@ -164,7 +164,9 @@ def predicted_against_true(true, predicted, parameters: Sequence[Parameter], bas
 
     In each panel the centre shows every prediction (a two-dimensional histogram with logarithmic counts, or single
     points if there are few), below it mean and standard deviation of the residual (predicted minus true) in bins of the
-    true value, and at its left the same in bins of the predicted value.
+    true value, and at its left the same in bins of the predicted value. A bin with a single entry has no standard
+    deviation and is drawn as a point without error bar. The limits hold all true values and 99% of the predictions:
+    predictions beyond them are drawn at the edge of the histogram, and are not in the panel at the left.
 
     Args:
         true: True parameters ``(n, n_parameters)`` in physical units.
@@ -469,13 +471,14 @@ def _draw_residuals(axes: Axes, reference, residual, edges, vertical: bool, colo
     binned = binned_residuals(reference, residual, edges)
     used = binned.counts > 0
     positions = (edges[:-1] + (0.5 + shift) * np.diff(edges))[used]
-    mean, deviation = binned.mean[used], np.nan_to_num(binned.standard_deviation[used])
+    # NaN where a bin has one entry: Matplotlib then draws the point alone.
+    mean, deviation = binned.mean[used], binned.standard_deviation[used]
     style = {"fmt": "o", "color": colour, "markersize": 3, "elinewidth": 1.2}
     if vertical:
         axes.errorbar(mean, positions, xerr=deviation, **style)
     else:
         axes.errorbar(positions, mean, yerr=deviation, **style)
-    return float(np.max(np.abs(mean) + deviation, initial=0.0)) or 1e-3 * float(edges[-1] - edges[0])
+    return float(np.max(np.abs(mean) + np.nan_to_num(deviation), initial=0.0)) or 1e-3 * float(edges[-1] - edges[0])
 
 
 def _limits(true, predicted, parameter: Parameter) -> tuple[float, float]:

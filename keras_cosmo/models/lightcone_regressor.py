@@ -1,5 +1,8 @@
 """The two-layer convolutional network of Gillet et al. (2019)."""
 
+import math
+import numbers
+
 import keras
 from keras import layers
 
@@ -25,9 +28,12 @@ class LightconeRegressor(keras.Model):
         input_mean, input_standard_deviation: Of the training images, mK.
         output_mean, output_standard_deviation: Of the training parameters, one value each, in physical
             units. Defaults to 0 and 1, that is no scaling.
-        dtype: Dtype policy of convolutions and hidden layers, such as "mixed_bfloat16". Standardisation
-            and the output layer are float32 whatever the policy.
+        dtype: Dtype policy of convolutions and hidden layers, such as "mixed_bfloat16". None takes the global
+            policy of the moment; a saved model keeps it, whatever the global policy is on loading.
+            Standardisation and the output layer are float32 whatever the policy.
         name: Name of the model.
+        trainable: Whether the weights are trained. Saved for the whole model only: layers frozen one by one are
+            not frozen any more after saving and loading, so freeze them again.
 
     Input shape:
         ``(batch, n_perp, n_los)``, brightness temperature in mK, line of sight last, lowest redshift first.
@@ -37,7 +43,7 @@ class LightconeRegressor(keras.Model):
 
     Raises:
         ValueError: If the image is too small for the convolutions (the message gives the minimum), or an
-            argument has a wrong length.
+            argument has a wrong length, is out of range or is not finite.
 
     Example:
         >>> network = LightconeRegressor()
@@ -68,17 +74,27 @@ class LightconeRegressor(keras.Model):
         output_standard_deviation=None,
         dtype=None,
         name="lightcone_regressor",
-        **kwargs,
+        trainable=True,
     ):
+        num_parameters = _positive_integer("num_parameters", num_parameters)
+        kernel_size = _positive_integer("kernel_size", kernel_size)
+        pool_size = _positive_integer("pool_size", pool_size)
+        filters = _positive_integers("filters", filters)
+        dense_units = _positive_integers("dense_units", dense_units)
+        map_shape = _positive_integers("map_shape", map_shape)
         check_map_shape(map_shape, len(filters), kernel_size, pool_size)
-        mean = _one_per_parameter("output_mean", output_mean, 0.0, num_parameters)
-        standard_deviation = _one_per_parameter(
-            "output_standard_deviation", output_standard_deviation, 1.0, num_parameters
+        if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+            raise ValueError(f"`dropout`: expected a fraction from 0 up to, but not including, 1, got {dropout!r}.")
+        input_mean = _finite("input_mean", input_mean)
+        input_standard_deviation = _finite("input_standard_deviation", input_standard_deviation, positive=True)
+        output_mean = _one_per_parameter("output_mean", output_mean, num_parameters)
+        output_standard_deviation = _one_per_parameter(
+            "output_standard_deviation", output_standard_deviation, num_parameters, positive=True
         )
-        if not input_standard_deviation > 0:
-            raise ValueError(f"`input_standard_deviation` must be positive (mK), got {input_standard_deviation}.")
+        # Kept, so that a model loaded under another global policy is the one that was saved.
+        policy = keras.dtype_policies.get(dtype)
 
-        images = keras.Input(tuple(map_shape), name="brightness_temp")
+        images = keras.Input(map_shape, dtype="float32", name="brightness_temp")
         x = layers.Normalization(
             axis=None,
             mean=input_mean,
@@ -86,42 +102,44 @@ class LightconeRegressor(keras.Model):
             dtype="float32",
             name="input_normalization",
         )(images)
-        x = layers.Reshape((*map_shape, 1), name="channel")(x)
+        x = layers.Reshape((*map_shape, 1), dtype="float32", name="channel")(x)
         for index, count in enumerate(filters, start=1):
-            x = layers.Conv2D(count, kernel_size, activation="relu", dtype=dtype, name=f"convolution_{index}")(x)
-            x = layers.MaxPooling2D(pool_size, dtype=dtype, name=f"pooling_{index}")(x)
-        x = layers.Flatten(dtype=dtype, name="flatten")(x)
-        x = layers.Dropout(dropout, dtype=dtype, name="dropout")(x)
+            x = layers.Conv2D(count, kernel_size, activation="relu", dtype=policy, name=f"convolution_{index}")(x)
+            x = layers.MaxPooling2D(pool_size, dtype=policy, name=f"pooling_{index}")(x)
+        x = layers.Flatten(dtype=policy, name="flatten")(x)
+        x = layers.Dropout(dropout, dtype=policy, name="dropout")(x)
         for index, units in enumerate(dense_units, start=1):
-            x = layers.Dense(units, activation="relu", dtype=dtype, name=f"dense_{index}")(x)
+            x = layers.Dense(units, activation="relu", dtype=policy, name=f"dense_{index}")(x)
             if index == 1:
-                x = layers.BatchNormalization(dtype=dtype, name="batch_normalization")(x)
+                x = layers.BatchNormalization(dtype=policy, name="batch_normalization")(x)
         x = layers.Dense(num_parameters, dtype="float32", name="output")(x)
         parameters = layers.Normalization(
             axis=-1,
-            mean=mean,
-            variance=[value**2 for value in standard_deviation],
+            mean=[0.0] * num_parameters if output_mean is None else output_mean,
+            variance=[value**2 for value in output_standard_deviation or [1.0] * num_parameters],
             invert=True,
             dtype="float32",
             name="physical_units",
         )(x)
-        super().__init__(inputs=images, outputs=parameters, name=name, **kwargs)
+        super().__init__(inputs=images, outputs=parameters, name=name, trainable=trainable)
 
-        self.map_shape = tuple(map_shape)
+        self.map_shape = map_shape
         self.num_parameters = num_parameters
-        self.filters = tuple(filters)
+        self.filters = filters
         self.kernel_size = kernel_size
         self.pool_size = pool_size
-        self.dense_units = tuple(dense_units)
-        self.dropout = dropout
+        self.dense_units = dense_units
+        self.dropout = float(dropout)
         self.input_mean = input_mean
         self.input_standard_deviation = input_standard_deviation
         self.output_mean = output_mean
         self.output_standard_deviation = output_standard_deviation
-        self.layer_dtype = keras.dtype_policies.get(dtype).name if dtype is not None else None
+        self.layer_dtype_policy = policy
 
     def get_config(self):
-        """Constructor arguments as plain values."""
+        """Constructor arguments as plain values; the dtype policy by its name, or as Keras serialises it."""
+        policy = self.layer_dtype_policy
+        plain = type(policy) is keras.dtype_policies.DTypePolicy
         return {
             "map_shape": self.map_shape,
             "num_parameters": self.num_parameters,
@@ -132,10 +150,11 @@ class LightconeRegressor(keras.Model):
             "dropout": self.dropout,
             "input_mean": self.input_mean,
             "input_standard_deviation": self.input_standard_deviation,
-            "output_mean": self.output_mean,
-            "output_standard_deviation": self.output_standard_deviation,
-            "dtype": self.layer_dtype,
+            "output_mean": _plain(self.output_mean),
+            "output_standard_deviation": _plain(self.output_standard_deviation),
+            "dtype": policy.name if plain else keras.dtype_policies.serialize(policy),
             "name": self.name,
+            "trainable": self.trainable,
         }
 
 
@@ -158,8 +177,39 @@ def check_map_shape(map_shape, num_stages: int, kernel_size: int, pool_size: int
         )
 
 
-def _one_per_parameter(argument, values, default, num_parameters):
-    values = [default] * num_parameters if values is None else [float(value) for value in values]
+def _one_per_parameter(argument, values, num_parameters, positive=False):
+    if values is None:
+        return None
+    values = list(values) if hasattr(values, "__len__") and getattr(values, "ndim", 1) else [values]
     if len(values) != num_parameters:
         raise ValueError(f"`{argument}`: expected {num_parameters} values, one per parameter, got {len(values)}.")
-    return values
+    return [_finite(argument, value, positive) for value in values]
+
+
+def _finite(argument, value, positive=False):
+    """The value as a plain float, which JSON can hold."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        expected = "positive, finite" if positive else "finite"
+        raise ValueError(f"`{argument}`: expected a {expected} number, got {value!r}. Measure it on the training data.")
+    return number
+
+
+def _positive_integer(argument, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{argument}`: expected an integer of at least 1, got {value!r}.")
+    return int(value)
+
+
+def _positive_integers(argument, values):
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise ValueError(f"`{argument}`: expected a sequence of integers of at least 1, got {values!r}.")
+    return tuple(_positive_integer(argument, value) for value in values)
+
+
+def _plain(values):
+    # Keras wraps lists that are attributes of a model.
+    return None if values is None else list(values)

@@ -6,14 +6,15 @@ import keras
 def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
     """Return a new functional model in which the named layers are replaced, all others rebuilt alike.
 
-    The weights of the layers that stay are copied; the new ones keep the start that their own class
-    gives them. The compile state is not copied: compile the result.
+    The weights of the layers that stay are copied, and so is whether each is trainable: frozen layers stay
+    frozen. The new ones keep the start and the trainable flag that they came with. The compile state is not
+    copied: compile the result.
 
     Args:
         model: A functional Keras model, such as `LightconeRegressor`.
         replacements: Layer name -> ``keras.layers.Layer`` (not yet built). Its input and output must fit
-            the neighbours, and its ``call`` must take the arguments that the old layer's takes; register its class (``keras.saving.register_keras_serializable``) so that the
-            result can be saved.
+            the neighbours, and its ``call`` must take the arguments that the old layer's takes; register its
+            class (``keras.saving.register_keras_serializable``) so that the result can be saved.
 
     Raises:
         ValueError: If a name is not a layer of the model (the message lists what there is), or a
@@ -29,7 +30,6 @@ def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
     for name, layer in replacements.items():
         if not isinstance(layer, keras.layers.Layer) or layer.weights:
             raise ValueError(f"`replacements[{name!r}]`: expected a Keras layer that is not built yet, got {layer!r}.")
-
         if layer.name != name and layer.name in names:
             raise ValueError(
                 f"`replacements[{name!r}]` is called {layer.name!r}, as another layer of this model: give it a name of "
@@ -52,4 +52,7 @@ def replace_layers(model: keras.Model, replacements: dict) -> keras.Model:
                 )
         else:
             new.set_weights(old.get_weights())
+            # Only where it differs: setting it on a nested model would overwrite the flags of its layers.
+            if new.trainable != old.trainable:
+                new.trainable = old.trainable
     return result

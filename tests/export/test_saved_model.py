@@ -1,4 +1,6 @@
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -119,6 +121,93 @@ def test_a_failed_export_leaves_nothing(model, tmp_path):
     assert not list(tmp_path.rglob("aside-*"))
 
 
+def test_numbers_that_other_entries_have_are_not_taken(model, tmp_path):
+    folder = tmp_path / "m"
+    (folder / "2").mkdir(parents=True)
+    (folder / "7").write_text("a plain file")
+    (folder / "\N{SUPERSCRIPT TWO}").mkdir()
+    assert export_saved_model(model, folder, {"serving_default": signature(model)}).name == "8"
+    assert [path.name for path in versions(folder)] == ["2", "8"]
+    assert (folder / "7").read_text() == "a plain file"
+
+
+def test_a_number_taken_while_writing_is_left_to_its_owner(model, tmp_path, monkeypatch):
+    folder, rename, taken = tmp_path / "m", pathlib.Path.rename, []
+
+    def slow_rename(path, target):
+        if not taken:
+            taken.append(target)
+            (target / "variables").mkdir(parents=True)
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", slow_rename)
+    assert export_saved_model(model, folder, {"serving_default": signature(model)}).name == "2"
+    assert [path.name for path in (folder / "1").iterdir()] == ["variables"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_other_errors_of_renaming_are_raised(error, model, tmp_path, monkeypatch):
+    def rename(path, target):
+        raise error
+
+    monkeypatch.setattr(pathlib.Path, "rename", rename)
+    with pytest.raises(OSError, match=rf"{tmp_path / 'm'}: could not write the SavedModel .*{error.strerror}.*again"):
+        export_saved_model(model, tmp_path / "m", {"serving_default": signature(model)})
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "variables/variables.data; No space left on device"),
+        OSError(28, "No space left on device"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(error, model, tmp_path, monkeypatch):
+    def save(module, folder, signatures):
+        (pathlib.Path(folder) / "variables").mkdir()
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(OSError, match=rf"{tmp_path / 'm'}: .*No space left on device.*disk full\? Free space"):
+        export_saved_model(model, tmp_path / "m", {"serving_default": signature(model)})
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_a_file_in_place_of_the_folder(model, tmp_path):
+    (tmp_path / "m").write_text("")
+    with pytest.raises(OSError, match=r"m: could not write the SavedModel .*Is it a folder, and may you write there\?"):
+        export_saved_model(model, tmp_path / "m", {"serving_default": signature(model)})
+
+
+def test_rests_of_dead_exports_are_removed_and_nothing_else(model, tmp_path):
+    folder = tmp_path / "m"
+    for name in ("aside-0a_bcdef/variables", "aside-01234567/assets.extra", "aside-mine/variables", "other"):
+        (folder / name).mkdir(parents=True)
+    (folder / "aside-pictures").mkdir()
+    (folder / "aside-pictures" / "me.png").write_text("")
+    (folder / "aside-89abcdef").symlink_to(folder / "other")
+    export_saved_model(model, folder, {"serving_default": signature(model)})
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"1", "other", "aside-mine", "aside-pictures", "aside-89abcdef"}
+
+
+def test_a_living_export_keeps_its_folder(model, tmp_path, monkeypatch):
+    """A second export begins and ends in the middle of the first."""
+    save, begun = tf.saved_model.save, []
+
+    def slow_save(module, folder, signatures):
+        if not begun:
+            begun.append(folder)
+            assert export_saved_model(model, tmp_path / "m", {"serving_default": signature(model)}).name == "1"
+        save(module, folder, signatures=signatures)
+
+    monkeypatch.setattr(tf.saved_model, "save", slow_save)
+    assert export_saved_model(model, tmp_path / "m", {"serving_default": signature(model)}).name == "2"
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "2"]
+    SavedModelPredictor(tmp_path / "m" / "2")
+
+
 def test_predictor(exported, model):
     predictor = SavedModelPredictor(exported.parent)
     assert predictor.units["brightness_temp"] == "mK"
@@ -141,3 +230,35 @@ def test_predictor_errors(exported, tmp_path):
     bad[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"maps \[1\] hold NaN"):
         predictor.predict(brightness_temp=bad)
+    with pytest.raises(ValueError, match="`batch_size`: expected an integer of at least 1, got 0"):
+        predictor.predict(brightness_temp=maps(1), batch_size=0)
+    with pytest.raises(ValueError, match=r"same number of maps, at least one, .*\{'brightness_temp': 0\}"):
+        predictor.predict(brightness_temp=maps(0))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "variables" / "variables.index").write_bytes(b"x"), r"under variables/ is damaged"),
+        (lambda folder: (folder / "variables" / "variables.data-00000-of-00001").write_bytes(b"x"), r"IndexError"),
+        (lambda folder: shutil.rmtree(folder / "variables"), r"damaged or missing\. Copy the whole folder again"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"x" * 99), r"cannot be read"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b""), r"cannot be read"),
+        (lambda folder: facts(folder).write_bytes(b'{"name": \xff'), r"keras_cosmo\.json is damaged .*Export"),
+        (lambda folder: facts(folder).write_text("[]"), r"keras_cosmo\.json is damaged"),
+        (lambda folder: facts(folder).write_text('{"signatures": {}}'), r"keras_cosmo\.json .*'serving_default'"),
+        (
+            lambda folder: facts(folder).write_text(facts(folder).read_text().replace("zeta", "eta")),
+            r"keras_cosmo\.json is of another model",
+        ),
+    ],
+)
+def test_damaged_files(damage, message, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "1")
+    damage(folder)
+    with pytest.raises(ValueError, match=rf"{folder}.*{message}"):
+        SavedModelPredictor(tmp_path)
+
+
+def facts(folder):
+    return folder / "assets.extra" / "keras_cosmo.json"

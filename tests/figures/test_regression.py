@@ -200,6 +200,22 @@ def test_a_baseline_is_scored_and_drawn_beside_the_network(tmp_path):
     drawn(figure, tmp_path)
 
 
+def test_a_bin_with_one_entry_has_no_error_bar(tmp_path):
+    true = np.array([0.1, 0.12, 0.14, 0.16, 0.5, 0.9, 0.92, 0.94])[:, None]
+    predicted = true + np.array([0.01, -0.02, 0.03, 0.0, 0.05, -0.01, 0.02, 0.01])[:, None]
+    figure = regression.predicted_against_true(true, predicted, [Parameter(name="p", low=0.0, high=1.0)])
+    (below,) = axes_with(figure, xlabel="true", ylabel="residual")
+    (side,) = axes_with(figure, xlabel="residual", ylabel="predicted")
+    for axes, along in ((below, 1), (side, 0)):
+        ((segments, points),) = bars(axes)
+        assert len(points.get_xdata()) == 3
+        lengths = [np.ptp(segment[:, along]) if len(segment) else np.nan for segment in segments]
+        np.testing.assert_array_equal(np.isnan(lengths), [False, True, False])
+        assert min(lengths[0], lengths[2]) > 0
+        np.testing.assert_allclose(points.get_data()[along][1], 0.05)
+    drawn(figure, tmp_path)
+
+
 @pytest.mark.parametrize("parameters", range(1, 7))
 @pytest.mark.parametrize("count", [8, 600])
 def test_any_number_of_parameters(count, parameters, tmp_path):
