@@ -9,8 +9,8 @@
 
 import sys
 
-from keras_cosmo.tasks.regression import RegressionTask
 from keras_cosmo.tasks.command_line import main
+from keras_cosmo.tasks.regression import RegressionTask
 
 if __name__ == "__main__":
     sys.exit(main(RegressionTask()))
