@@ -30,33 +30,25 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from tqdm import tqdm
-
     from keras_cosmo.data.formats.lightcone_folder import convert_lightcones
+    from keras_cosmo.progress import progress_callback
     from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS
 
-    with tqdm(unit="light-cone", dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        try:
-            path = convert_lightcones(
-                arguments.sources[0] if len(arguments.sources) == 1 else arguments.sources,
-                arguments.out,
-                parameters=[each for each in LIGHTCONE_PARAMETERS if each.name in arguments.parameters],
-                slices=arguments.slices,
-                spacing=arguments.spacing,
-                parts=arguments.parts,
-                axes=tuple(arguments.axes),
-                dtype=arguments.dtype,
-                progress=progress,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            bar.close()
-            sys.stderr.write(f"\n{error}\n")
-            return 1
+    try:
+        path = convert_lightcones(
+            arguments.sources[0] if len(arguments.sources) == 1 else arguments.sources,
+            arguments.out,
+            parameters=[each for each in LIGHTCONE_PARAMETERS if each.name in arguments.parameters],
+            slices=arguments.slices,
+            spacing=arguments.spacing,
+            parts=arguments.parts,
+            axes=tuple(arguments.axes),
+            dtype=arguments.dtype,
+            progress=progress_callback("light-cone"),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
     print(path)
     return 0
 

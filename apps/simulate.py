@@ -110,24 +110,6 @@ def geometry_of(path: pathlib.Path, simulator: str) -> dict:
     return {**geometry, "n_perp": n_perp, "n_los": n_los}
 
 
-def progress_bar():
-    """Progress callback that shows rate and time left of the simulations still to do."""
-    from tqdm import tqdm
-
-    bars = []
-
-    def progress(done: int, total: int) -> None:
-        if not bars and done == total:
-            return
-        if not bars:
-            bars.append(tqdm(total=total, initial=done, unit="simulation", dynamic_ncols=True, smoothing=0.1))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    return progress
-
-
 def main(argv=None) -> int:
     """Run the campaign; returns the exit status."""
     arguments = parse_args(argv)
@@ -135,6 +117,7 @@ def main(argv=None) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from keras_cosmo.data.campaign import run_campaign
+    from keras_cosmo.progress import progress_callback
 
     try:
         simulator = lightcone_simulator(arguments)
@@ -150,7 +133,7 @@ def main(argv=None) -> int:
                 workers=arguments.workers,
                 dtype=arguments.dtype,
                 design=arguments.design,
-                progress=progress_bar(),
+                progress=progress_callback("simulation"),
             )
     except KeyboardInterrupt as error:
         return fail(error, 130)

@@ -5,10 +5,14 @@ import pathlib
 
 
 @contextlib.contextmanager
-def written_aside(path):
+def written_aside(path, advice="continue with --resume"):
     """Context that yields a path beside ``path`` to write to, and renames it when all went well.
 
-    A kill leaves at most ``<name>.partial``; an error leaves nothing.
+    A kill leaves at most ``<stem>.partial<suffix>``; an error leaves nothing.
+
+    Args:
+        path: File to write.
+        advice: What to do after making room, for the error message.
 
     Raises:
         OSError: If the file cannot be written; the message names it and says what to do.
@@ -29,7 +33,7 @@ def written_aside(path):
     except OSError as error:
         raise OSError(
             f"Could not write {path}: {error.strerror or error}. Is the disk full, or the folder not writable? "
-            "Make room, then continue with --resume."
+            f"Make room, then {advice}."
         ) from error
     finally:
         with contextlib.suppress(OSError):

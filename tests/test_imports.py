@@ -12,6 +12,7 @@ FLOORS = {
     "quantities": 0,
     "slicing": 0,
     "files": 0,
+    "progress": 0,
     "distances": 0,
     "simulations": 0,
     "statistics": 0,

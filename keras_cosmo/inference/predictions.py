@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from keras_cosmo.data.database import Database
+from keras_cosmo.files import written_aside
 from keras_cosmo.inference.saved_model_predictor import SavedModelPredictor, check_batch_size
 
 logger = logging.getLogger(__name__)
@@ -49,27 +50,20 @@ def write_predictions(model, data, out, batch_size: int = 64) -> dict[str, str]:
     database = Database(data).require(fields=tuple(predictor.inputs))
     check_fields(predictor, database)
     warn_of_other_geometry(predictor, database)
-    aside = out.with_name(out.name + ".partial")
-    try:
-        with aside.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["map", "simulation", *predictor.output_names])
-            for start in range(0, database.n_maps, batch_size):
-                indices = range(start, min(start + batch_size, database.n_maps))
-                inputs = {name: database.read(name, indices, check_finite=True) for name in predictor.inputs}
-                outputs = predictor.predict(batch_size=batch_size, **inputs)
-                if any(values.ndim != 1 for values in outputs.values()):
-                    shapes = {name: values.shape[1:] for name, values in outputs.items()}
-                    raise ValueError(
-                        f"{model} returns maps {shapes}, expected one number per map: a CSV cannot hold them."
-                    )
-                columns = [values.tolist() for values in outputs.values()]
-                simulations = database.simulation[start : indices.stop].tolist()
-                for row in zip(indices, simulations, *columns, strict=True):
-                    writer.writerow([*row[:2], *(f"{value:.7g}" for value in row[2:])])
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(out, "run the same again") as aside, aside.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["map", "simulation", *predictor.output_names])
+        for start in range(0, database.n_maps, batch_size):
+            indices = range(start, min(start + batch_size, database.n_maps))
+            inputs = {name: database.read(name, indices, check_finite=True) for name in predictor.inputs}
+            outputs = predictor.predict(batch_size=batch_size, **inputs)
+            if any(values.ndim != 1 for values in outputs.values()):
+                shapes = {name: values.shape[1:] for name, values in outputs.items()}
+                raise ValueError(f"{model} returns maps {shapes}, expected one number per map: a CSV cannot hold them.")
+            columns = [values.tolist() for values in outputs.values()]
+            simulations = database.simulation[start : indices.stop].tolist()
+            for row in zip(indices, simulations, *columns, strict=True):
+                writer.writerow([*row[:2], *(f"{value:.7g}" for value in row[2:])])
     return {name: predictor.units.get(name, "") for name in predictor.output_names}
 
 

@@ -25,6 +25,7 @@ import sys
 
 from keras_cosmo import __version__
 from keras_cosmo.files import written_aside
+from keras_cosmo.progress import progress_callback
 from keras_cosmo.tasks.presets import show
 from keras_cosmo.tasks.settings import RunSettings, read_config
 
@@ -207,7 +208,7 @@ def simulate(task, settings: RunSettings, progress: bool) -> pathlib.Path:
             count=count,
             seed=settings.seed,
             workers=settings.simulation_workers or os.cpu_count() or 1,
-            progress=_progress_bar() if progress else None,
+            progress=progress_callback("simulation") if progress else None,
         )
     return path
 
@@ -336,19 +337,3 @@ def _recipe_table(task, settings):
         if not (settings.data and field.name in task.simulator_fields)
     ]
     return Table(title="Recipe", header=["", "this run", "paper", "source"], rows=rows, note="")
-
-
-def _progress_bar():
-    """Progress callback of a campaign; what an earlier one finished does not count for the rate."""
-    from tqdm import tqdm
-
-    bars = []
-
-    def progress(done, total):
-        if not bars:
-            bars.append(tqdm(total=total, initial=done, unit="simulation", desc="simulating"))
-        bars[0].update(done - bars[0].n)
-        if done == total:
-            bars[0].close()
-
-    return progress

@@ -4,15 +4,14 @@ import csv
 import json
 import logging
 import pathlib
-import sys
 import time
 import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from keras_cosmo import progress
 from keras_cosmo.files import written_aside
 from keras_cosmo.training.interruption import Interruption
 
@@ -155,15 +154,8 @@ class Trainer:
         first = done = int(step)
         last_save = time.monotonic()
         batches = iter(self.strategy.experimental_distribute_dataset(training.training(done, max(done, total_steps))))
-        bar = tqdm(
-            total=total_steps,
-            initial=done,
-            disable=not self.progress,
-            unit="step",
-            desc="training",
-            **_pace(),
-        )
-        with Interruption() as interruption, bar:
+        steps = progress.bar(total=total_steps, initial=done, disable=not self.progress, unit="step", desc="training")
+        with Interruption() as interruption, steps:
             while done < total_steps and not self.model.stop_training and not interruption.received:
                 epoch, step_in_epoch = divmod(done, steps_per_epoch)
                 if step_in_epoch == 0:
@@ -172,11 +164,11 @@ class Trainer:
                 self._train_step(next(batches))
                 step.assign_add(1)
                 done += 1
-                bar.update()
+                steps.update()
                 if done % steps_per_epoch == 0:
                     logs = self._end_epoch(epoch, validation)
                     callback_list.on_epoch_end(epoch, logs)
-                    bar.set_postfix({name: f"{value:.4g}" for name, value in logs.items() if "loss" in name})
+                    steps.set_postfix({name: f"{value:.4g}" for name, value in logs.items() if "loss" in name})
                 if time.monotonic() - last_save > self.checkpoint_seconds:
                     save()
                     last_save = time.monotonic()
@@ -326,7 +318,3 @@ def _state_names(callback):
 
 def _plain(value):
     return value.item() if hasattr(value, "item") else value
-
-
-def _pace():
-    return {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 20.0, "ncols": 100}

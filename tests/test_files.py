@@ -1,0 +1,27 @@
+import errno
+
+import pytest
+
+from keras_cosmo.files import written_aside
+
+
+def test_whole_or_absent(tmp_path):
+    target = tmp_path / "a.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="no"), written_aside(target) as aside:  # noqa: PT012
+        aside.write_text("half")
+        raise RuntimeError("no")
+    assert target.read_text() == "old"
+    with written_aside(target) as aside:
+        aside.write_text("new")
+        assert target.read_text() == "old"
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.csv", "new")]
+
+
+def test_disk_full_names_the_file_and_what_to_do(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"a\.csv: No space left.*Make room, then try again\."),
+        written_aside(tmp_path / "a.csv", "try again"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
