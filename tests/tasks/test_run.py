@@ -354,3 +354,19 @@ def test_summary_prints_the_exact_count(capsys, tmp_path):
     assert run(tmp_path, "--preset", "paper", "--summary") == 0
     assert "10,023,604" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_deterministic_bfloat16_twice_alike(done, tmp_path):
+    """In processes of their own: the determinism of TensorFlow cannot be switched off again."""
+    script = "import sys; from keras_cosmo.tasks.command_line import main; from keras_cosmo.tasks.regression import *\n"
+    script += "sys.exit(main(RegressionTask(), sys.argv[1:]))"
+    for name in ("one", "two"):
+        flags = ["--data", done / "cones.h5", "--out", tmp_path / name, "--saved-models", tmp_path / "models", *FLAGS]
+        flags += ["--deterministic", "--precision", "mixed_bfloat16"]
+        result = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "one" / "predictions.csv").read_text() == (tmp_path / "two" / "predictions.csv").read_text()
+    model = keras.models.load_model(tmp_path / "one" / "model.keras")
+    assert model.get_layer("convolution_1").compute_dtype == "bfloat16"
+    function = tf.saved_model.load(str(tmp_path / "models" / "lightcone_regressor" / "2")).signatures["serving_default"]
+    assert {spec.dtype for spec in function.structured_outputs.values()} == {tf.float32}
