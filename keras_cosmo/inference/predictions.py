@@ -50,6 +50,7 @@ def write_predictions(model, data, out, batch_size: int = 64) -> dict[str, str]:
     database = Database(data).require(fields=tuple(predictor.inputs))
     check_fields(predictor, database)
     warn_of_other_geometry(predictor, database)
+    logger.info("Model: %s", predictor.folder)
     with written_aside(out, "run the same again") as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["map", "simulation", *predictor.output_names])

@@ -104,7 +104,7 @@ def parser(task) -> Parser:
         action="store_true",
         help="print the network with its parameter counts and stop",
     )
-    add_preset_flags(result, type(next(iter(task.presets.values()))))
+    add_preset_flags(result, task.presets)
     return result
 
 

@@ -54,14 +54,16 @@ def nearest(name: str, candidates) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else "."
 
 
-def add_preset_flags(parser: argparse.ArgumentParser, preset_class) -> None:
-    """One flag per field; a flag that is not given leaves no trace in the namespace."""
+def add_preset_flags(parser: argparse.ArgumentParser, presets: dict) -> None:
+    """One flag per field, with the value of each preset; a flag that is not given leaves no trace in the namespace."""
+    preset_class = type(next(iter(presets.values())))
     group = parser.add_argument_group("preset fields", "each changes one value of the preset")
     for field in dataclasses.fields(preset_class):
         options = {"default": argparse.SUPPRESS, "dest": field.name}
-        options["help"] = (
-            f"{field.metadata['text']} [paper: {show(field.default)}; {field.metadata['source']}]".replace("%", "%%")
-        )
+        values = {name: show(getattr(preset, field.name)) for name, preset in presets.items()}
+        differing = [f"{name}: {value}" for name, value in values.items() if value != show(field.default)]
+        facts = "; ".join([f"paper: {show(field.default)}", *differing, field.metadata["source"]])
+        options["help"] = f"{field.metadata['text']} [{facts}]".replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)

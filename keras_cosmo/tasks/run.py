@@ -133,6 +133,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
     from keras_cosmo.figures.report import write_report
     from keras_cosmo.figures.style import save_figures
 
+    logger.info("Measuring on the test part, with the baseline.")
     evaluation = task.evaluate(settings.preset, model, prepared, settings.seed)
     metrics = {
         **evaluation.metrics,
@@ -141,6 +142,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
     }
     for name, columns in evaluation.columns.items():
         _write_columns(settings.out / f"{name}.csv", columns)
+    logger.info("Drawing figures, then exporting the SavedModel.")
     figures = task.figures(settings.preset, model, prepared, evaluation, history) if history else {}
     save_figures({name: figure for name, (figure, _) in figures.items()}, settings.out / "figures")
     with written_aside(settings.out / "model.keras") as aside:

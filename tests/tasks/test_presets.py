@@ -19,7 +19,7 @@ PRESETS = {"paper": Small(), "quick": dataclasses.replace(Small(), epochs=2)}
 
 def parsed(*flags):
     parser = Parser(prog="train.py")
-    add_preset_flags(parser, Small)
+    add_preset_flags(parser, PRESETS)
     return vars(parser.parse_args(list(flags)))
 
 
@@ -53,7 +53,7 @@ def test_help_names_every_source(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "passes [paper: 100; table 1]" in text
+    assert "passes [paper: 100; quick: 2; table 1]" in text
     assert "100% of the widths [paper: 8 16; table 1]" in text
 
 
