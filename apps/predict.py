@@ -26,6 +26,7 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
 
     logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from keras_cosmo.inference.predictions import write_predictions
 
