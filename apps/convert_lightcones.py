@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from keras_cosmo.data.formats.lightcone_folder import convert_lightcones
     from keras_cosmo.progress import progress_callback
     from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS
+    from keras_cosmo.tasks.presets import fail
 
     try:
         path = convert_lightcones(
@@ -47,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress_callback("light-cone"),
         )
     except (OSError, ValueError, RuntimeError) as error:
-        sys.stderr.write(f"\n{error}\n")
-        return 1
+        return fail(str(error))
     print(path)
     return 0
 

@@ -17,6 +17,8 @@ import os
 import pathlib
 import sys
 
+from keras_cosmo.tasks.presets import fail
+
 # Flag -> simulators that have this field.
 GEOMETRY = {
     "n_perp": (int, ("embedded",), "cells across the sky"),
@@ -122,7 +124,7 @@ def main(argv=None) -> int:
     try:
         simulator = lightcone_simulator(arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        return fail(error, 2)
+        return fail(message(error), 2)
     try:
         with logging_redirect_tqdm():
             path = run_campaign(
@@ -136,21 +138,18 @@ def main(argv=None) -> int:
                 progress=progress_callback("simulation"),
             )
     except KeyboardInterrupt as error:
-        return fail(error, 130)
+        return fail(message(error), 130)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        return fail(error, 1)
+        return fail(message(error), 1)
     shapes = ", ".join(f"{name} {field.shape} [{field.unit}]" for name, field in simulator.fields.items())
     print(f"{path}: {arguments.count} simulations x {simulator.maps_per_simulation} maps: {shapes}")
     return 0
 
 
-def fail(error: BaseException, status: int) -> int:
-    """Print one message without traceback."""
-    message = getattr(error, "strerror", None) or str(error) or "Interrupted."
-    if getattr(error, "filename", None):
-        message = f"{error.filename}: {message}"
-    sys.stderr.write(f"\n{message}\n")
-    return status
+def message(error: BaseException) -> str:
+    """One line for an error; the operating system's own do not name their file in their text."""
+    text = getattr(error, "strerror", None) or str(error) or "Interrupted."
+    return f"{error.filename}: {text}" if getattr(error, "filename", None) else text
 
 
 if __name__ == "__main__":

@@ -119,9 +119,9 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
         if trainer.interrupted.name == "SIGTERM":
             raise KeyboardInterrupt
         logger.info("Stopped early; measuring the best weights so far. --resume trains on.")
-    elif trainer.steps_made == 0 and (settings.out / "metrics.json").exists():
+    elif trainer.steps_made == 0 and (measured := _finished(settings.out, history)):
         logger.info("This run is finished: see %s. Nothing was trained or exported.", settings.out / "report.html")
-        return json.loads((settings.out / "metrics.json").read_text())
+        return measured
     if trainer.best_weights.exists():
         trainer.load_best()
     return finish(task, settings, model, prepared, history, config)
@@ -272,6 +272,13 @@ def _check_folder(settings):
         )
     if out.exists() and (not out.is_dir() or any(".partial" not in path.name for path in out.iterdir())):
         raise ValueError(f"--out {out} exists and is not empty: choose another folder.")
+
+
+def _finished(out, history):
+    """Metrics of the folder, if they were measured after the last epoch that was trained; else None."""
+    path = out / "metrics.json"
+    metrics = json.loads(path.read_text()) if path.exists() else {}
+    return metrics if metrics.get("epochs") == len(next(iter(history.values()), [])) else None
 
 
 def _check_same_data(before, prepared, settings):

@@ -99,6 +99,11 @@ def settings_from(task, arguments: dict) -> RunSettings:
     if "start_normalization" in arguments and "start_from" not in arguments:
         raise ValueError("--start-normalization says what to do with the network of --start-from, which is not given.")
     preset = resolve_preset(task.presets, name or "quick", changes)
+    if getattr(preset, "frozen", ()) and "start_from" not in arguments:
+        raise ValueError(
+            f"Preset {name or 'quick'!r} freezes {', '.join(preset.frozen)}, which makes sense only for a network "
+            "that is trained already. Name its run with --start-from, or choose another preset."
+        )
     return RunSettings(preset_name=name or "quick", preset=preset, out=out, **arguments)
 
 

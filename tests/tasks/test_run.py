@@ -197,6 +197,7 @@ def test_bad_data_leaves_no_run_folder(kind, message, tmp_path, capsys):
         (["--simulation-workers", "-4"], "--simulation-workers: expected"),
         (["--n-perp", "64"], "--n-perp: only for simulated data"),
         (["--start-normalization", "refit"], "--start-from, which is not given"),
+        (["--preset", "fine-tune"], "Name its run with --start-from"),
     ],
 )
 def test_flags_out_of_range_are_wrong_usage(flags, message, done, tmp_path, capsys):
@@ -206,7 +207,8 @@ def test_flags_out_of_range_are_wrong_usage(flags, message, done, tmp_path, caps
 
 
 def test_what_cannot_be_built_leaves_no_run_folder(done, tmp_path, capsys):
-    assert run(tmp_path, "--data", done / "cones.h5", "--out", tmp_path / "run", "--frozen", "dense_9") == 1
+    flags = ["--data", done / "cones.h5", "--out", tmp_path / "run"]
+    assert run(tmp_path, *flags, "--frozen", "dense_9", "--start-from", done / "run") == 1
     assert "no layer 'dense_9'; did you mean dense_" in capsys.readouterr().err
     few = small_lightcones.write(tmp_path / "few.h5", simulations=10)
     assert run(tmp_path, "--data", few, "--out", tmp_path / "run") == 1
@@ -230,6 +232,15 @@ def test_resume_keeps_the_first_normalisation_whatever_became_of_the_source(done
 def test_a_finished_run_is_not_exported_again(done, capsys):
     assert run(done, "--out", done / "run", "--resume") == 0
     assert [path.name for path in (done / "saved_models" / "lightcone_regressor").iterdir()] == ["1"]
+
+
+def test_metrics_of_an_earlier_epoch_do_not_pass_for_finished(done, tmp_path):
+    """A run that went on after it was measured, and was killed before it was measured again."""
+    shutil.copytree(done / "run", tmp_path / "run")
+    path = tmp_path / "run" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 3}))
+    assert run(tmp_path, "--out", tmp_path / "run", "--resume") == 0
+    assert json.loads(path.read_text())["epochs"] == 12
 
 
 def test_damaged_config(done, tmp_path, capsys):
