@@ -1,6 +1,7 @@
 """Named physical quantities: the parameters a simulation is run with, and the fields it returns as maps."""
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,3 +51,30 @@ class MapField:
     unit: str
     shape: tuple[int, ...]
     description: str = ""
+
+
+def field_at_redshift(kind: str, redshift: float) -> str:
+    """Name under which databases keep a field of one redshift.
+
+    Args:
+        kind: What is mapped, such as ``"brightness_temp"`` or ``"density"``.
+        redshift: Redshift of the map.
+
+    Example:
+        >>> field_at_redshift("brightness_temp", 15.0)
+        'brightness_temp_z15'
+        >>> field_at_redshift("density", 10.16)
+        'density_z10.16'
+    """
+    return f"{kind}_z{redshift:g}"
+
+
+def redshift_of_field(name: str) -> tuple[str, float] | None:
+    """What is mapped and the redshift, from a name that `field_at_redshift` made; None for any other name.
+
+    Example:
+        >>> redshift_of_field("density_z10.16")
+        ('density', 10.16)
+    """
+    found = re.fullmatch(r"(.+)_z(\d+(?:\.\d+)?)", name)
+    return (found[1], float(found[2])) if found else None

@@ -1,10 +1,14 @@
-"""Cutting a three-dimensional light-cone into images (Gillet et al. 2019, section 2.2 and figure 2).
+"""Cutting three-dimensional light-cones and boxes into images.
 
-One set of functions for simulated cones and for cones read from files, so that a network trained on one sees the
-same geometry in the other. Pure NumPy.
+Light-cones are cut along the line of sight (Gillet et al. 2019, section 2.2 and figure 2), boxes into slabs across it
+(Villanueva-Domingo & Villaescusa-Navarro 2021, section III.1). One set of functions for what is simulated and for what
+is read from files, so that a network trained on one sees the same geometry in the other. Pure NumPy.
 """
 
 import numpy as np
+
+PROJECTIONS = ("mean", "sum")
+"""Ways to make one map of the cells of a slab."""
 
 
 def slice_positions(n_cells: int, cell_size: float, *, slices: int = 5, spacing: float = 60.0) -> np.ndarray:
@@ -152,3 +156,73 @@ def slice_lightcone(
                 images[row] = plane[part * width : (part + 1) * width]
                 row += 1
     return images
+
+
+def slab_starts(n_cells: int, *, slabs: int = 20, slab_cells: int = 4) -> np.ndarray:
+    """First cells of slabs that are spread evenly along the line of sight of a box.
+
+    Args:
+        n_cells: Cells along the line of sight.
+        slabs: Number of slabs; it must divide ``n_cells``. The paper: 20 of a box of 200 cells, one every 10 cells.
+        slab_cells: Cells that each slab is thick, at most the distance between slabs. The paper: 4, that is 6 Mpc.
+
+    Returns:
+        Integer array ``(slabs,)``.
+
+    Raises:
+        TypeError: If an argument is not an integer.
+        ValueError: If an argument is less than 1, the box cannot be divided evenly, or the slabs would overlap.
+
+    Example:
+        >>> slab_starts(200, slabs=20, slab_cells=4).tolist()[:4]
+        [0, 10, 20, 30]
+    """
+    for name, value in (("n_cells", n_cells), ("slabs", slabs), ("slab_cells", slab_cells)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name}: expected an integer, got {value!r}.")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}.")
+    if n_cells % slabs:
+        divisors = [count for count in range(1, n_cells + 1) if n_cells % count == 0 and n_cells // count >= slab_cells]
+        nearest = min(divisors, key=lambda count: abs(count - slabs)) if divisors else 1
+        raise ValueError(
+            f"slabs: a box of {n_cells} cells cannot be divided into {slabs} equal parts. Take {nearest} slabs."
+        )
+    if slab_cells > n_cells // slabs:
+        raise ValueError(
+            f"slab_cells: {slabs} slabs of {slab_cells} cells overlap in a box of {n_cells} cells. Take slabs of at most "
+            f"{n_cells // slabs} cells, or fewer slabs."
+        )
+    return np.arange(slabs) * (n_cells // slabs)
+
+
+def slice_box(box, *, slabs: int = 20, slab_cells: int = 4, projection: str = "mean") -> np.ndarray:
+    """Maps of slabs of a box, projected along the line of sight (Villanueva-Domingo & Villaescusa-Navarro 2021, III.1).
+
+    Maps of one box are correlated: split them by simulation.
+
+    Args:
+        box: Array ``(nx, ny, nz)``, line of sight last, or an open HDF5 dataset of that shape.
+        slabs: Number of slabs, spread evenly; it must divide ``nz``. The paper: 20.
+        slab_cells: Cells that each slab is thick. The paper: 4.
+        projection: ``"mean"`` keeps the unit and the value of the field whatever the thickness; ``"sum"`` is what the
+            public code of the paper does.
+
+    Returns:
+        float32 array ``(slabs, nx, ny)``.
+
+    Raises:
+        TypeError: If a number is not an integer.
+        ValueError: If the box is not three-dimensional, the projection is unknown, or as :func:`slab_starts`.
+
+    Example:
+        >>> slice_box(np.ones((8, 8, 8)), slabs=2, slab_cells=4, projection="sum")[:, 0, 0].tolist()
+        [4.0, 4.0]
+    """
+    if len(box.shape) != 3:
+        raise ValueError(f"box: expected three axes (x, y, line of sight), got shape {tuple(box.shape)}.")
+    if projection not in PROJECTIONS:
+        raise ValueError(f"projection: expected one of {list(PROJECTIONS)}, got {projection!r}.")
+    starts = slab_starts(int(box.shape[2]), slabs=slabs, slab_cells=slab_cells)
+    maps = np.stack([np.sum(box[:, :, start : start + slab_cells], axis=-1, dtype=np.float64) for start in starts])
+    return (maps / slab_cells if projection == "mean" else maps).astype(np.float32)

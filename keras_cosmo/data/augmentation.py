@@ -66,6 +66,34 @@ def augment_squares(maps: np.ndarray, generator: np.random.Generator) -> np.ndar
     return result
 
 
+def shift_periodic(maps: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Roll each map by random numbers of cells along both axes; only for maps that are periodic along both.
+
+    Args:
+        maps: ``(batch, height, width[, channels])``.
+        generator: Source of the random numbers.
+    """
+    _check(maps, "shift_periodic")
+    shifts = generator.integers(0, maps.shape[1:3], (len(maps), 2))
+    result = np.empty_like(maps)
+    for out, one, shift in zip(result, maps, shifts, strict=True):
+        out[...] = np.roll(one, shift, axis=(0, 1))
+    return result
+
+
+def augment_periodic_squares(maps: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """`augment_squares`, then `shift_periodic`: all symmetries of a square periodic map.
+
+    Args:
+        maps: ``(batch, size, size[, channels])``.
+        generator: Source of the random numbers.
+
+    Raises:
+        ValueError: If the maps are not square.
+    """
+    return shift_periodic(augment_squares(maps, generator), generator)
+
+
 def square_symmetry(image: np.ndarray, element: int) -> np.ndarray:
     """One of the 8 symmetries of the square: ``element % 4`` quarter turns, mirrored from element 4 on.
 

@@ -32,9 +32,9 @@ from keras_cosmo.quantities import MapField, Parameter
 
 logger = logging.getLogger(__name__)
 
-DESIGNS = ("uniform", "sobol")
+DESIGNS = ("uniform", "sobol", "latin-hypercube")
 # First words of the seeds, so that parameters and initial conditions draw from different streams.
-PARAMETER_STREAM, SIMULATION_STREAM, SOBOL_STREAM = 0, 1, 2
+PARAMETER_STREAM, SIMULATION_STREAM, SOBOL_STREAM, LATIN_STREAM = 0, 1, 2, 3
 PENDING_PER_WORKER = 2
 # A simulation that runs alone in the pool and still kills its worker this often is given up.
 DEATHS_ALLOWED = 2
@@ -125,7 +125,8 @@ def run_campaign(
         workers: Processes, each limited to one thread. 0 and 1 run in this process, without any pool.
         dtype: ``"float32"`` or ``"float16"``, how maps are stored.
         design: ``"uniform"`` for independent draws within the priors, ``"sobol"`` for a scrambled Sobol sequence, which
-            covers the priors more evenly.
+            covers the priors more evenly, ``"latin-hypercube"`` for one value in each of ``count`` equal parts of
+            every prior.
         progress: Called as ``progress(done, total)`` once at the begin, where ``done`` counts the simulations that
             were in the file already, and after each finished simulation.
         executor: Where to run instead, such as Dask's; ``workers`` then only bounds how many results are pending.
@@ -191,7 +192,7 @@ def plan_campaign(simulator: Simulator, *, count: int, seed: int, dtype: str, de
         count: Number of simulations.
         seed: Seed of the campaign.
         dtype: How maps are stored.
-        design: ``"uniform"`` or ``"sobol"``.
+        design: One of `DESIGNS`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -224,13 +225,15 @@ def plan_campaign(simulator: Simulator, *, count: int, seed: int, dtype: str, de
 def draw_parameters(parameters: Sequence[Parameter], count: int, seed: int, design: str = "uniform") -> np.ndarray:
     """Parameters of a campaign, ``(count, n_parameters)`` float64, uniform within the priors.
 
-    Row i depends on (seed, i, design) alone, so that a longer campaign begins with the rows of a shorter one.
+    Row i depends on (seed, i, design) alone, so that a longer campaign begins with the rows of a shorter one; only a
+    latin hypercube is another one for every count.
 
     Args:
         parameters: With their prior ranges.
         count: Number of simulations.
         seed: Seed of the campaign.
-        design: ``"uniform"``, or ``"sobol"`` for a Sobol sequence scrambled after Owen (1998), from SciPy.
+        design: ``"uniform"``, or ``"sobol"`` for a Sobol sequence scrambled after Owen (1998), or ``"latin-hypercube"``
+            (McKay, Beckman & Conover 1979), both from SciPy.
 
     Raises:
         ValueError: If the design is unknown.
@@ -246,6 +249,10 @@ def draw_parameters(parameters: Sequence[Parameter], count: int, seed: int, desi
 
         engine = qmc.Sobol(len(parameters), scramble=True, rng=np.random.default_rng([SOBOL_STREAM, seed]))
         unit = engine.random_base2(int(np.ceil(np.log2(max(count, 1)))))[:count]
+    elif design == "latin-hypercube":
+        from scipy.stats import qmc
+
+        unit = qmc.LatinHypercube(len(parameters), rng=np.random.default_rng([LATIN_STREAM, seed])).random(count)
     else:
         unit = np.stack([np.random.default_rng([PARAMETER_STREAM, seed, i]).random(len(low)) for i in range(count)])
     return low + (high - low) * unit
@@ -379,11 +386,15 @@ class _Pool:
     def kill(self) -> None:
         # ProcessPoolExecutor itself would wait for running simulations, which can take an hour.
         processes = list((getattr(self._executor, "_processes", None) or {}).values())
+        manager = getattr(self._executor, "_executor_manager_thread", None)
         self._executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
         for process in processes:
             process.join()
+        # Its thread closes pipes that Python, if it exits meanwhile, would still write to.
+        if manager is not None:
+            manager.join(timeout=10.0)
 
 
 def _initialize_worker() -> None:

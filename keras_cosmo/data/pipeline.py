@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_cosmo.data.augmentation import Augmentation
+from keras_cosmo.data.augmentation import Augmentation, square_symmetry
 from keras_cosmo.data.database import Database
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ class MapPipeline:
         seed: Seed of order and augmentation, not negative.
         augment: ``augment(maps, generator)`` from :mod:`keras_cosmo.data.augmentation`. It is applied to input maps
             and target maps with generators in the same state; parameters are left as they are. None: no augmentation.
+        symmetries: For square maps, which symmetry of the square (0 to 7, `square_symmetry`) each entry of ``indices``
+            is turned by before ``augment``, in training and in evaluation, target maps with their inputs. A map may
+            then come several times, once in every symmetry. None: maps are taken as they are.
 
     Raises:
         ValueError: If a field or a map does not exist, or an argument is out of range.
@@ -54,6 +57,7 @@ class MapPipeline:
         batch_size: int,
         seed: int,
         augment: Augmentation | None = None,
+        symmetries: Sequence[int] | np.ndarray | None = None,
     ):
         self.database = database
         self.inputs = inputs
@@ -61,6 +65,7 @@ class MapPipeline:
         self.indices = np.array(indices)
         self.seed = seed
         self.augment = augment
+        self.symmetries = None if symmetries is None else np.array(symmetries)
         if self.indices.ndim != 1 or self.indices.size == 0 or self.indices.dtype.kind not in "iu":
             raise ValueError(
                 f"indices: expected at least one map number, got {self.indices.dtype} of shape {self.indices.shape}. "
@@ -71,7 +76,9 @@ class MapPipeline:
                 f"indices: {database.path} has maps 0 to {database.n_maps - 1}, got {self.indices.min()} to "
                 f"{self.indices.max()}. Use the split that was made for this database."
             )
-        if len(np.unique(self.indices)) != len(self.indices):
+        if self.symmetries is not None:
+            self._check_symmetries()
+        elif len(np.unique(self.indices)) != len(self.indices):
             raise ValueError("indices: expected every map once, got repeated maps. Remove the repeats.")
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
@@ -84,17 +91,19 @@ class MapPipeline:
         self.input_shape = self._shape("inputs", self.inputs)
         self.target_shape = self._shape("targets", self.targets)
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+        if self.symmetries is not None:
+            for argument, source, shape in (("inputs", self.inputs, self.input_shape), ("targets", self.targets, None)):
+                shape = self.target_shape if shape is None else shape
+                if source != PARAMETERS and shape[0] != shape[1]:
+                    raise ValueError(f"symmetries: expected square maps, got {argument} of shape {shape}.")
 
     def step_indices(self, step: int) -> np.ndarray:
         """Maps of one training step, ``(batch_size,)``."""
-        epoch, position = divmod(int(step), self.steps_per_epoch)
-        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        return self.indices[self._positions(step)]
 
     def load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of one training step, float32, as NumPy arrays."""
-        indices = self.step_indices(step)
-        maps = self._read(self.inputs, indices)
-        targets = self._read(self.targets, indices)
+        maps, targets = self._pairs(self._positions(step))
         if self.augment is not None:
             maps = self._augmented(maps, step)
             if self.targets != PARAMETERS:
@@ -132,8 +141,8 @@ class MapPipeline:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
 
         def load(step: int) -> tuple[np.ndarray, np.ndarray]:
-            indices = self.indices[int(step) * size : (int(step) + 1) * size]
-            return self._read(self.inputs, indices), self._read(self.targets, indices)
+            stop = min((int(step) + 1) * size, len(self.indices))
+            return self._pairs(np.arange(int(step) * size, stop))
 
         batches, rest = divmod(len(self.indices), size)
         return self._dataset(0, batches + bool(rest), load, None if rest else size)
@@ -156,7 +165,33 @@ class MapPipeline:
         return dataset.prefetch(PREFETCHED_BATCHES).with_options(options)
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([ORDER_STREAM, int(self.seed), epoch]).permutation(self.indices)
+        return np.random.default_rng([ORDER_STREAM, int(self.seed), epoch]).permutation(len(self.indices))
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Places in ``indices`` of one training step."""
+        epoch, place = divmod(int(step), self.steps_per_epoch)
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _pairs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets at places in ``indices``, turned by their symmetries."""
+        pair = [self._read(source, self.indices[positions]) for source in (self.inputs, self.targets)]
+        if self.symmetries is not None:
+            for maps, source in zip(pair, (self.inputs, self.targets), strict=True):
+                if source != PARAMETERS:
+                    for row, symmetry in enumerate(self.symmetries[positions]):
+                        maps[row] = square_symmetry(maps[row], int(symmetry)).copy()
+        return tuple(pair)
+
+    def _check_symmetries(self) -> None:
+        if self.symmetries.shape != self.indices.shape or self.symmetries.dtype.kind not in "iu":
+            raise ValueError(
+                f"symmetries: expected one integer per entry of indices, shape {self.indices.shape}, got "
+                f"{self.symmetries.dtype} of shape {self.symmetries.shape}."
+            )
+        if self.symmetries.min() < 0 or self.symmetries.max() > 7:
+            raise ValueError(f"symmetries: expected 0 to 7, got {self.symmetries.min()} to {self.symmetries.max()}.")
+        if len(np.unique(8 * self.indices.astype(np.int64) + self.symmetries)) != len(self.indices):
+            raise ValueError("symmetries: expected every map in every symmetry once at most, got repeats.")
 
     def _augmented(self, maps: np.ndarray, step: int) -> np.ndarray:
         generator = np.random.default_rng([AUGMENTATION_STREAM, int(self.seed), int(step)])

@@ -97,6 +97,11 @@ class Split:
         chosen = [order[start : start + number] for start, number in zip(first, take, strict=True)]
         return np.sort(np.concatenate(chosen)).astype(np.int64)
 
+    def describe(self) -> str:
+        """One line for reports."""
+        counts = [len(getattr(self, part)) for part in PARTS]
+        return "by simulation: {} training, {} validation, {} test".format(*counts)
+
     def to_json(self) -> dict[str, list[int]]:
         """Lists of ids that :mod:`json` can write."""
         return {part: getattr(self, part).tolist() for part in PARTS}

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
 
-from keras_cosmo.data.augmentation import augment_lightcones, augment_squares, flip_lightcones, square_symmetry
+from keras_cosmo.data.augmentation import (
+    augment_lightcones,
+    augment_periodic_squares,
+    augment_squares,
+    flip_lightcones,
+    shift_periodic,
+    square_symmetry,
+)
 
-AUGMENTATIONS = (augment_lightcones, flip_lightcones, augment_squares)
+AUGMENTATIONS = (augment_lightcones, flip_lightcones, augment_squares, shift_periodic, augment_periodic_squares)
 
 
 def maps_of(count, *shape):
@@ -49,6 +56,29 @@ def test_squares_reach_all_eight_symmetries():
             assert square_symmetry(square_symmetry(image, first), second).tobytes() in symmetries
     outputs = augment_squares(np.repeat(image[None], 200, axis=0), np.random.default_rng(0))
     assert {out.tobytes() for out in outputs} == set(symmetries)
+
+
+def test_squares_are_the_dihedral_group():
+    """Not just any group of 8: five elements of order two, two of order four; and it does not commute."""
+    image = maps_of(1, 5, 5)[0]
+    names = {square_symmetry(image, element).tobytes(): element for element in range(8)}
+    table = [[names[square_symmetry(square_symmetry(image, a), b).tobytes()] for b in range(8)] for a in range(8)]
+    assert all(sorted(row) == list(range(8)) for row in table)
+    orders = []
+    for element in range(8):
+        order, power = 1, element
+        while power != 0:
+            power, order = table[power][element], order + 1
+        orders.append(order)
+    assert sorted(orders) == [1, 2, 2, 2, 2, 2, 4, 4]
+    assert any(table[a][b] != table[b][a] for a in range(8) for b in range(8))
+
+
+def test_periodic_shifts_reach_every_place():
+    image = maps_of(1, 3, 4)[0]
+    expected = {np.roll(image, (down, right), axis=(0, 1)).tobytes() for down in range(3) for right in range(4)}
+    outputs = shift_periodic(np.repeat(image[None], 400, axis=0), np.random.default_rng(0))
+    assert {out.tobytes() for out in outputs} == expected
 
 
 def test_errors():

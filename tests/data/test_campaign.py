@@ -350,6 +350,16 @@ def test_designs_fill_the_priors_and_can_be_extended(design):
     )
 
 
+def test_latin_hypercube_has_one_value_in_each_part_of_every_prior():
+    parameters = (Parameter(name="a", low=10, high=250), Parameter(name="b", low=-1.5, high=0.1))
+    values = draw_parameters(parameters, 50, 7, "latin-hypercube")
+    unit = (values - [10, -1.5]) / [240, 1.6]
+    for column in unit.T:
+        assert sorted(np.floor(column * 50).astype(int)) == list(range(50))
+    np.testing.assert_array_equal(values, draw_parameters(parameters, 50, 7, "latin-hypercube"))
+    assert not np.array_equal(values, draw_parameters(parameters, 50, 8, "latin-hypercube"))
+
+
 def test_one_simulation_and_no_parameters():
     assert draw_parameters((Parameter(name="a", low=0, high=1),), 1, 0, "sobol").shape == (1, 1)
     assert draw_parameters((), 5, 0).shape == (5, 0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cosmo.data.augmentation import augment_squares
+from keras_cosmo.data.augmentation import augment_squares, square_symmetry
 from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.data.pipeline import MapPipeline
 from keras_cosmo.quantities import Parameter
@@ -192,3 +192,35 @@ def test_steps_and_batch_size_of_methods(database):
         pipeline_of(database).training(5, 4)
     with pytest.raises(ValueError, match="batch_size: expected a positive integer, got 0"):
         pipeline_of(database).evaluation(0)
+
+
+def test_symmetries_turn_inputs_and_targets_alike(database):
+    indices, symmetries = np.divmod(np.arange(8 * COUNT), 8)
+    pipeline = pipeline_of(database, targets="density", indices=indices, symmetries=symmetries)
+    assert pipeline.steps_per_epoch == 8 * COUNT // 4
+    seen = set()
+    for maps, targets in batches_of(pipeline.training(0, pipeline.steps_per_epoch)):
+        np.testing.assert_array_equal(maps, -targets)
+        seen |= {one.tobytes() for one in maps}
+    expected = {
+        np.ascontiguousarray(square_symmetry(one, element)).tobytes()
+        for one in database.read("signal", np.arange(COUNT))
+        for element in range(8)
+    }
+    assert seen == expected
+    maps = np.concatenate([maps for maps, _ in batches_of(pipeline.evaluation(5))])
+    np.testing.assert_array_equal(maps[13], square_symmetry(database.read("signal", [1])[0], 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"symmetries": [0, 1]}, r"one integer per entry of indices, shape \(23,\), got int64 of shape \(2,\)"),
+        ({"symmetries": np.full(COUNT, 8)}, "symmetries: expected 0 to 7, got 8 to 8"),
+        ({"symmetries": [3, 3], "indices": [1, 1]}, "every map in every symmetry once at most"),
+        ({"symmetries": np.zeros(COUNT, int), "inputs": "wide"}, "expected square maps, got inputs of shape"),
+    ],
+)
+def test_symmetries_are_checked(database, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline_of(database, **options)
