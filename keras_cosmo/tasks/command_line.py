@@ -23,17 +23,15 @@ def main(task, argv=None) -> int:
     try:
         arguments = vars(parser(task).parse_args(argv))
         summary = arguments.pop("summary", False)
-        settings = settings_from(task, arguments)
+        settings = settings_from(task, arguments, check=not summary)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_cosmo.tasks.run import run
-
     try:
         if summary:
             print_summary(task, settings)
         else:
-            run(task, settings, progress=True)
+            task.run(settings, progress=True)
     except KeyboardInterrupt as error:
         begun = (settings.out / "config.json").exists()
         hint = "Continue with the same command and --resume." if begun else "Nothing was trained yet."

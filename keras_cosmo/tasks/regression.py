@@ -127,6 +127,14 @@ class RegressionTask(Task):
         },
     )
 
+    def check_settings(self, settings):
+        """Frozen layers are for networks that are trained already."""
+        if settings.preset.frozen and settings.start_from is None:
+            raise ValueError(
+                f"Preset {settings.preset_name!r} freezes {', '.join(settings.preset.frozen)}, which makes sense only "
+                "for a network that is trained already. Name its run with --start-from, or choose another preset."
+            )
+
     def simulator(self, preset):
         """Embedded light-cones at the preset's geometry."""
         from keras_cosmo.simulations.lightcones import LightconeSimulator

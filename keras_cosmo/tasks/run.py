@@ -48,7 +48,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
 
     The seed of Keras and, with ``deterministic``, the determinism of TensorFlow are set for the whole process.
     """
-    _check_folder(settings)
+    check_folder(settings)
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -62,8 +62,8 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     from keras_cosmo.training.trainer import Trainer
 
     before = read_config(settings.out, task.name) if settings.resume else None
-    start = read_config(settings.start_from, task.name) if settings.start_from and not before else None
-    database = Database(settings.data or simulate(task, settings, progress))
+    start = read_config(settings.start_from, *task.starts_from) if settings.start_from and not before else None
+    database = Database(settings.data or _data_of(before, start, task) or simulate(task, settings, progress))
     logger.info("Data: %s (%d maps of %d simulations)", database.path, database.n_maps, database.n_simulations)
     prepared = task.prepare(settings.preset, database, settings.seed)
     normalization_from = "training part"
@@ -72,9 +72,10 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
         _check_same_data(before, prepared, settings)
         prepared.normalization, normalization_from = before["normalization"], before["normalization_from"]
     elif start:
-        _check_same_parameters(start, database, settings)
+        task.check_start(settings, start, prepared)
         if settings.start_normalization == "keep":
-            prepared.normalization, normalization_from = start["normalization"], str(settings.start_from)
+            prepared.normalization = task.normalization_of_start(start, prepared.normalization)
+            normalization_from = str(settings.start_from)
     config = {
         "task": task.name,
         "settings": settings.to_json(),
@@ -98,7 +99,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     model = task.model(settings.preset, database, prepared.normalization, settings.precision)
     trainer = Trainer(model, settings.out, progress=progress, checkpoint_seconds=settings.checkpoint_seconds)
     if settings.start_from and not trainer.has_checkpoint:
-        copy_weights(settings.start_from / "model.keras", model)
+        task.copy_start(settings.start_from / "model.keras", model)
         logger.info(
             "Start: the network of %s, normalisation %s.",
             settings.start_from,
@@ -137,7 +138,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
     evaluation = task.evaluate(settings.preset, model, prepared, settings.seed)
     metrics = {
         **evaluation.metrics,
-        **{f"paper/{name}": value for name, value in task.paper.values.items()},
+        **{f"paper/{name}": value for name, value in task.paper_values(settings.preset).items()},
         "epochs": len(next(iter(history.values()), [])),
     }
     for name, columns in evaluation.columns.items():
@@ -156,7 +157,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
             "paper": task.paper.citation,
             "keras_cosmo": __version__,
             "data": {key: value for key, value in config["data"].items() if key != "path"},
-            "redshifts": prepared.database.redshifts.tolist(),
+            "redshifts": None if prepared.database.redshifts is None else prepared.database.redshifts.tolist(),
             "cell_size": prepared.database.cell_size,
             "normalization": config["normalization"],
             "metrics": _without_nan(metrics),
@@ -170,7 +171,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
         summary=[
             ("data", f"{config['data']['simulator']}, {config['data']['maps']} maps"),
             ("checksum", prepared.fingerprint),
-            ("split", _split_text(prepared)),
+            ("split", prepared.split.describe()),
             ("preset", settings.preset_name),
             ("precision", settings.precision),
             ("seed", str(settings.seed)),
@@ -196,19 +197,19 @@ def simulate(task, settings: RunSettings, progress: bool) -> pathlib.Path:
 
     simulator = task.simulator(settings.preset)
     count = task.simulations(settings.preset)
-    plan = json.dumps(
-        [dataclasses.asdict(simulator), simulator.version, count, settings.seed], sort_keys=True, default=str
-    )
+    plan = [dataclasses.asdict(simulator), simulator.version, count, settings.seed, task.design]
+    plan = json.dumps(plan, sort_keys=True, default=str)
     cache = settings.cache or default_cache()
-    path = cache / f"{task.name}-{hashlib.sha256(plan.encode()).hexdigest()[:16]}.h5"
+    path = cache / f"{simulator.task}-{hashlib.sha256(plan.encode()).hexdigest()[:16]}.h5"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        logger.info("Simulating %d light-cones into %s", count, path)
+        logger.info("Making %d simulations into %s", count, path)
         run_campaign(
             simulator,
             path,
             count=count,
             seed=settings.seed,
+            design=task.design,
             workers=settings.simulation_workers or os.cpu_count() or 1,
             progress=progress_callback("simulation") if progress else None,
         )
@@ -220,30 +221,6 @@ def default_cache() -> pathlib.Path:
     if "KERAS_COSMO_CACHE" in os.environ:
         return pathlib.Path(os.environ["KERAS_COSMO_CACHE"])
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "keras_cosmo"
-
-
-def copy_weights(path, model) -> None:
-    """Copy the weights of a saved network into a new one of the same architecture, layer by layer.
-
-    Raises:
-        FileNotFoundError: If the run has not finished and so saved no network.
-        ValueError: If a layer is missing or has weights of another shape.
-    """
-    import keras
-
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the run to start from has not finished. Finish it with --resume.")
-    saved = {layer.name: layer.get_weights() for layer in keras.models.load_model(path, compile=False).layers}
-    for layer in model.layers:
-        shapes = [tuple(weight.shape) for weight in layer.weights]
-        given = [weight.shape for weight in saved.get(layer.name, [])]
-        if shapes != given:
-            raise ValueError(
-                f"Layer {layer.name!r} of this network has weights of shape {shapes}, that of {path} {given}. "
-                "Start from a run on maps of the same size, with the same network."
-            )
-        layer.set_weights(saved.get(layer.name, []))
 
 
 def package_versions() -> dict:
@@ -262,7 +239,8 @@ def text_table(table) -> str:
     return "\n".join([table.title, *lines, *([re.sub(r"\s+", " ", table.note)] if table.note else [])])
 
 
-def _check_folder(settings):
+def check_folder(settings: RunSettings) -> None:
+    """Raise ``ValueError`` if the run folder holds something else."""
     out = settings.out
     if settings.resume:
         return
@@ -281,6 +259,16 @@ def _finished(out, history):
     return metrics if metrics.get("epochs") == len(next(iter(history.values()), [])) else None
 
 
+def _data_of(before, start, task):
+    """Database of the run that is resumed or started from, if it is still there and is the one to use."""
+    for config in (before, start if start and start["task"] in task.earlier_tasks else None):
+        path = pathlib.Path(config["data"]["path"]) if config else None
+        if path and path.is_file():
+            logger.info("Data of %s", "the run that is resumed" if config is before else "the run to start from")
+            return path
+    return None
+
+
 def _check_same_data(before, prepared, settings):
     now = {
         "fingerprint": prepared.fingerprint,
@@ -293,14 +281,6 @@ def _check_same_data(before, prepared, settings):
                 f"The data changed since {settings.out} was started: {key} was {before['data'][key]}, now {value} "
                 f"({prepared.database.path}). Resume with the same data, or train anew."
             )
-
-
-def _check_same_parameters(start, database, settings):
-    if start["parameters"] != list(database.parameter_names):
-        raise ValueError(
-            f"--start-from {settings.start_from} predicts {start['parameters']}, but {database.path} has "
-            f"{list(database.parameter_names)}. Start from a run with the same parameters in the same order."
-        )
 
 
 def _write(path, text):
@@ -324,11 +304,6 @@ def _number(value):
     if isinstance(value, str):
         return value
     return f"{value:.7g}" if isinstance(value, float) else str(int(value))
-
-
-def _split_text(prepared):
-    split = prepared.split
-    return f"by simulation: {len(split.train)} training, {len(split.validation)} validation, {len(split.test)} test"
 
 
 def _recipe_table(task, settings):

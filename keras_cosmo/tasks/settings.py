@@ -74,8 +74,13 @@ class RunSettings:
         return json.loads(json.dumps(dataclasses.asdict(self), default=str))
 
 
-def settings_from(task, arguments: dict) -> RunSettings:
+def settings_from(task, arguments: dict, check: bool = True) -> RunSettings:
     """Settings from the flags that were given; a resumed run takes all others from its ``config.json``.
+
+    Args:
+        task: `keras_cosmo.tasks.task.Task`.
+        arguments: Flag -> value.
+        check: Whether to ask the task if it can run with them.
 
     Raises:
         ValueError: If flags exclude each other, are out of range, or contradict the run that is resumed; the
@@ -99,12 +104,10 @@ def settings_from(task, arguments: dict) -> RunSettings:
     if "start_normalization" in arguments and "start_from" not in arguments:
         raise ValueError("--start-normalization says what to do with the network of --start-from, which is not given.")
     preset = resolve_preset(task.presets, name or "quick", changes)
-    if getattr(preset, "frozen", ()) and "start_from" not in arguments:
-        raise ValueError(
-            f"Preset {name or 'quick'!r} freezes {', '.join(preset.frozen)}, which makes sense only for a network "
-            "that is trained already. Name its run with --start-from, or choose another preset."
-        )
-    return RunSettings(preset_name=name or "quick", preset=preset, out=out, **arguments)
+    settings = RunSettings(preset_name=name or "quick", preset=preset, out=out, **arguments)
+    if check:
+        task.check_settings(settings)
+    return settings
 
 
 def _resumed(task, out, name, changes, arguments):
@@ -141,8 +144,8 @@ def _differences(before: dict, now: dict, prefix: str = ""):
             yield prefix + key, old, new
 
 
-def read_config(folder, task_name: str) -> dict:
-    """``config.json`` of a run folder.
+def read_config(folder, *task_names: str) -> dict:
+    """``config.json`` of a run folder, of one of the tasks.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -158,6 +161,7 @@ def read_config(folder, task_name: str) -> dict:
         raise ValueError(f"{path} is damaged: {error}. Choose another run, or train anew.") from error
     if not complete:
         raise ValueError(f"{path} is no complete configuration of a run. Choose another run, or train anew.")
-    if config["task"] != task_name:
-        raise ValueError(f"{folder} is a run of task {config['task']!r}, expected {task_name!r}.")
+    if config["task"] not in task_names:
+        expected = " or ".join(map(repr, task_names))
+        raise ValueError(f"{folder} is a run of task {config['task']!r}, expected {expected}.")
     return config

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import pathlib
 from typing import Any, ClassVar
 
 
@@ -28,7 +29,7 @@ class Prepared:
 
     Attributes:
         database: `keras_cosmo.data.database.Database`.
-        split: `keras_cosmo.data.splits.Split`, by simulation.
+        split: `keras_cosmo.data.splits.Split`, by simulation (or, only to measure what it hides, a leaking one).
         training, validation: `keras_cosmo.data.pipeline.MapPipeline`.
         normalization: JSON-able constants fitted on the training part.
         fingerprint: Checksum of the data.
@@ -72,6 +73,44 @@ class Task(abc.ABC):
     paper: ClassVar[Paper]
     presets: ClassVar[dict]
     simulator_fields: ClassVar[tuple] = ()  # preset fields that only the simulator reads
+    design: ClassVar[str] = "uniform"  # of the parameters of embedded simulations
+    earlier_tasks: ClassVar[tuple] = ()  # tasks whose runs --start-from takes too, and whose data serve again
+
+    @property
+    def starts_from(self) -> tuple:
+        """Names of the tasks whose runs can be the start."""
+        return (self.name, *self.earlier_tasks)
+
+    def check_settings(self, settings) -> None:
+        """Raise ``ValueError`` if flags exclude each other; called before anything is done."""
+        return
+
+    def run(self, settings, progress: bool = False) -> dict:
+        """Train, measure, draw and export; returns the metrics."""
+        from keras_cosmo.tasks.run import run
+
+        return run(self, settings, progress)
+
+    def paper_values(self, preset) -> dict:
+        """What the paper states for this preset, under the names that our own metrics have."""
+        return self.paper.values
+
+    def check_start(self, settings, start: dict, prepared: Prepared) -> None:
+        """Raise ``ValueError`` if the run ``start`` (its ``config.json``) does not fit the data."""
+        database = prepared.database
+        if start["parameters"] != list(database.parameter_names):
+            raise ValueError(
+                f"--start-from {settings.start_from} predicts {start['parameters']}, but {database.path} has "
+                f"{list(database.parameter_names)}. Start from a run with the same parameters in the same order."
+            )
+
+    def normalization_of_start(self, start: dict, own: dict) -> dict:
+        """Normalisation to keep from the run ``start``; ``own`` is that of the training part."""
+        return start["normalization"]
+
+    def copy_start(self, path, model) -> None:
+        """Give the network the weights of the saved network ``path``."""
+        copy_weights(path, model)
 
     @abc.abstractmethod
     def simulator(self, preset):
@@ -117,3 +156,36 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def signatures(self, preset, model, prepared: Prepared) -> dict:
         """Signature name -> `keras_cosmo.export.saved_model.Signature`, in physical units."""
+
+
+def load_start(path):
+    """The saved network of a run.
+
+    Raises:
+        FileNotFoundError: If the run has not finished and so saved no network.
+    """
+    import keras
+
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the run to start from has not finished. Finish it with --resume.")
+    return keras.models.load_model(path, compile=False)
+
+
+def copy_weights(path, model) -> None:
+    """Copy the weights of a saved network into a new one of the same architecture, layer by layer.
+
+    Raises:
+        FileNotFoundError: If the run has not finished and so saved no network.
+        ValueError: If a layer is missing or has weights of another shape.
+    """
+    saved = {layer.name: layer.get_weights() for layer in load_start(path).layers}
+    for layer in model.layers:
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        given = [weight.shape for weight in saved.get(layer.name, [])]
+        if shapes != given:
+            raise ValueError(
+                f"Layer {layer.name!r} of this network has weights of shape {shapes}, that of {path} {given}. "
+                "Start from a run on maps of the same size, with the same network."
+            )
+        layer.set_weights(saved.get(layer.name, []))

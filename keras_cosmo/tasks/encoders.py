@@ -1,0 +1,162 @@
+"""One encoder frozen, trained along and from scratch: three runs and one table (section IV.3 of the paper)."""
+
+import csv
+import dataclasses
+import json
+import logging
+import sys
+
+from keras_cosmo.files import written_aside
+from keras_cosmo.tasks.presets import show
+from keras_cosmo.tasks.run import check_folder, text_table
+from keras_cosmo.tasks.settings import RunSettings
+
+logger = logging.getLogger(__name__)
+
+
+def run_all_encoders(task, settings: RunSettings, progress: bool = False) -> dict:
+    """Train the network once with each kind of encoder, into subfolders of ``--out``, and compare them.
+
+    Stopped at any time, it goes on with ``--resume``: finished runs are not made again.
+
+    Args:
+        task: `keras_cosmo.tasks.astro.AstroTask`.
+        settings: With ``--encoder all``.
+        progress: Show progress bars.
+
+    Returns:
+        Metrics of the three runs, under ``<encoder>/...``.
+
+    Raises:
+        As `keras_cosmo.tasks.run.run`.
+    """
+    from keras_cosmo.tasks.astro import ENCODERS
+
+    check_folder(settings)
+    metrics, config = {}, None
+    for encoder in ENCODERS:
+        logger.info("--- encoder: %s", encoder)
+        one = _one(settings, encoder)
+        metrics |= {f"{encoder}/{name}": value for name, value in task.run(one, progress).items()}
+        config = json.loads((one.out / "config.json").read_text())
+        # Written as soon as there is something to resume.
+        _write(settings.out / "config.json", {**config, "settings": settings.to_json()})
+        if metrics[f"{encoder}/epochs"] < settings.preset.epochs:
+            raise KeyboardInterrupt("stopped. Continue with the same command and --resume.")
+    _compare(task, settings, metrics, config)
+    _write(settings.out / "metrics.json", {key: None if value != value else value for key, value in metrics.items()})
+    return metrics
+
+
+def _one(settings, encoder):
+    """Settings of one of the runs."""
+    out = settings.out / encoder
+    return dataclasses.replace(
+        settings,
+        preset=dataclasses.replace(settings.preset, encoder=encoder),
+        out=out,
+        # The data are those of the U-Net's run, which this one does not start from.
+        data=settings.data or (_data_of(settings) if encoder == "scratch" else None),
+        start_from=None if encoder == "scratch" else settings.start_from,
+        resume=settings.resume and (out / "config.json").exists(),
+    )
+
+
+def _data_of(settings):
+    import pathlib
+
+    path = pathlib.Path(json.loads((settings.start_from / "config.json").read_text())["data"]["path"])
+    return path if path.is_file() else None
+
+
+def _compare(task, settings, metrics, config):
+    """The table with the three side by side, its figures and its page."""
+    import numpy as np
+
+    from keras_cosmo.figures import astro as draw
+    from keras_cosmo.figures.report import Table, write_report
+    from keras_cosmo.figures.style import save_figures
+    from keras_cosmo.tasks.astro import ENCODERS
+
+    names = config["parameters"]
+    predictions = {encoder: _predictions(settings.out / encoder, names) for encoder in ENCODERS}
+    rows = []
+    for name in [*names, "mean"]:
+        row = [name]
+        for encoder in ENCODERS:
+            error = metrics.get(f"{encoder}/r2_standard_error/{name}")
+            row.append(f"{metrics[f'{encoder}/r2/{name}']:.3f}" + (f" ± {error:.3f}" if error is not None else ""))
+        row.append(f"{metrics[f'fine-tune/baseline/r2/{name}']:.3f}")
+        rows.append(row)
+    paper = {encoder: task.paper_values(_one(settings, encoder).preset).get("r2/mean") for encoder in ENCODERS}
+    rows.append(["mean, paper*", *("" if paper[e] is None else f"{paper[e]:.2f}" for e in ENCODERS), ""])
+    table = Table(
+        title=f"R2 of single maps at redshift {show(settings.preset.redshifts)}, unseen simulations",
+        header=["parameter", *ENCODERS, "baseline"],
+        rows=rows,
+        note=(
+            "The encoder of the U-Net kept as it is (frozen) or trained along (fine-tune), and one that never saw the "
+            "U-Net's task (scratch). Baseline: ridge regression on summary statistics. *As published for the authors' "
+            "own data; shown for orientation, not reached or missed here."
+        ),
+    )
+    parameters = _parameters(config)
+    redshift = settings.preset.redshifts[0]
+    figures = {
+        "recovery": (
+            draw.recovery(
+                {encoder: values[:2] for encoder, values in predictions.items()},
+                parameters,
+                simulation=predictions[ENCODERS[0]][2],
+                redshift=redshift,
+            ),
+            "Predicted against true parameters with each encoder (figure 6; figure 8 at redshift 10).",
+        ),
+        "encoder_comparison": (
+            draw.encoder_comparison(
+                {e: np.array([metrics[f"{e}/r2/{name}"] for name in names]) for e in ENCODERS},
+                parameters,
+                errors={
+                    e: np.array([metrics.get(f"{e}/r2_standard_error/{name}", np.nan) for name in names])
+                    for e in ENCODERS
+                },
+                paper={e: value for e, value in paper.items() if value is not None},
+            ),
+            "R2 of each parameter with each encoder; the paper's one number per encoder for orientation.",
+        ),
+    }
+    save_figures({name: figure for name, (figure, _) in figures.items()}, settings.out / "figures")
+    report = settings.out / "report.html"
+    write_report(
+        report,
+        title=f"{task.title}: three encoders",
+        subtitle=f"{task.paper.citation}; run {settings.out.name}",
+        summary=[("U-Net", str(settings.start_from)), ("checksum", config["data"]["fingerprint"])],
+        tables=[table],
+        figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in figures.items()],
+        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+    )
+    sys.stdout.write("\n" + text_table(table) + f"\n\nreport      {report}\n")
+
+
+def _predictions(folder, names):
+    """True and predicted parameters and simulations of a run, from its file."""
+    import numpy as np
+
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    true, predicted = (
+        np.array([[float(row[f"{name}_{kind}"]) for name in names] for row in rows]) for kind in ("true", "predicted")
+    )
+    return true, predicted, np.array([int(row["simulation"]) for row in rows])
+
+
+def _parameters(config):
+    from keras_cosmo.simulations.coeval import COEVAL_PARAMETERS
+
+    return tuple(parameter for parameter in COEVAL_PARAMETERS if parameter.name in config["parameters"])
+
+
+def _write(path, content):
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n")
