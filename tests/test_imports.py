@@ -19,6 +19,7 @@ FLOORS = {
     "layers": 0,
     "losses": 0,
     "metrics": 0,
+    "optimizers": 0,
     "bijectors": 0,
     "models": 1,
     "data": 1,
@@ -37,6 +38,7 @@ NO_TENSORFLOW = (
     "layers",
     "losses",
     "metrics",
+    "optimizers",
     "models",
     "figures",
 )

@@ -6,13 +6,15 @@ on machines without a display.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from keras_cosmo.quantities import Parameter
@@ -31,6 +33,9 @@ PALETTE = {
 
 #: Colours for lines without a role, in the order of use.
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4B5563")
+
+#: Axis label of the differential brightness temperature.
+BRIGHTNESS_LABEL = r"$\delta T_\mathrm{b}$ [mK]"
 
 _RC = {
     "font.family": "sans-serif",
@@ -106,6 +111,111 @@ def two_sided_ticks(norm: TwoSlopeNorm) -> np.ndarray:
     high = MaxNLocator(2).tick_values(norm.vcenter, norm.vmax)
     ticks = np.unique(np.concatenate([low, high]))
     return ticks[(ticks >= norm.vmin) & (ticks <= norm.vmax)]
+
+
+def brightness_temperature_scale(maps) -> tuple[Normalize, Colormap]:
+    """Colour scale and colour map for brightness temperatures of one redshift, which may lie far from 0 mK.
+
+    Where the pixels have both signs, 0 mK is black as in `brightness_temperature_colormap`. Where they have one sign,
+    its half of the colour map is spread over them, so that the pixels nearest to 0 mK are the darkest. 99% of the
+    pixels lie between the ends.
+
+    Args:
+        maps: Brightness temperature in mK, any shape.
+    """
+    low, high = np.percentile(np.asarray(maps, dtype=np.float64), [0.5, 99.5])
+    colormap = brightness_temperature_colormap()
+    if low < 0 < high:
+        # A side with few pixels must not be stretched until its noise looks like signal.
+        return TwoSlopeNorm(0.0, min(low, -0.1 * high), max(high, -0.1 * low)), colormap
+    half = (0.0, 0.5) if high <= 0 else (0.5, 1.0)
+    colours = colormap(np.linspace(*half, 256))
+    colormap = LinearSegmentedColormap.from_list("keras_cosmo_brightness_temperature_half", colours, N=256)
+    margin = 1e-3 * max(abs(low), 1.0) if high == low else 0.0
+    return Normalize(low - margin, high + margin), colormap.with_extremes(bad="#9CA3AF")
+
+
+def map_scale(maps) -> Normalize:
+    """Linear colour scale with 99% of the pixels between its ends."""
+    low, high = np.percentile(np.asarray(maps, dtype=np.float64), [0.5, 99.5])
+    return Normalize(low, high if high > low else low + 1e-3 * max(abs(low), 1.0))
+
+
+def draw_map(axes: Axes, image, cell_size: float, **options) -> AxesImage:
+    """Draw a map with its first axis to the right and its second axis up, both in Mpc.
+
+    Args:
+        axes: Where to draw.
+        image: Shape ``(nx, ny)``.
+        cell_size: Side of a cell in Mpc.
+        options: For `matplotlib.axes.Axes.imshow`, such as ``norm`` and ``cmap``.
+    """
+    extent = (0, image.shape[0] * cell_size, 0, image.shape[1] * cell_size)
+    picture = axes.imshow(image.T, origin="lower", extent=extent, **options)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    return picture
+
+
+def draw_brightness_temperature(figure: Figure, axes: Axes, image, cell_size: float, bar: Axes, **options) -> AxesImage:
+    """Draw a map of brightness temperatures on its own scale, `brightness_temperature_scale`, with its colour bar.
+
+    Args:
+        figure: The figure of the axes.
+        axes: Where to draw.
+        image: In mK, ``(nx, ny)``.
+        cell_size: Side of a cell in Mpc.
+        bar: Axes of the colour bar.
+        options: For `matplotlib.figure.Figure.colorbar`, such as ``orientation``.
+    """
+    norm, colormap = brightness_temperature_scale(image)
+    picture = draw_map(axes, image, cell_size, norm=norm, cmap=colormap)
+    ticks = two_sided_ticks(norm) if isinstance(norm, TwoSlopeNorm) else None
+    figure.colorbar(picture, cax=bar, label=BRIGHTNESS_LABEL, extend="both", ticks=ticks, **options)
+    return picture
+
+
+def panel_size(shape: tuple[int, int], longest: float) -> tuple[float, float]:
+    """Width and height of a panel for a map ``(nx, ny)`` whose longer side is ``longest``."""
+    scale = longest / max(shape)
+    return shape[0] * scale, shape[1] * scale
+
+
+def axes_in_inches(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """New axes at a place given in inches from the lower left corner of the figure."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def check_array(values, dimensions: int, name: str, shape: str) -> np.ndarray:
+    """An array of the wanted number of axes, in float32 at least.
+
+    Args:
+        values: The array.
+        dimensions: Number of axes.
+        name: Name of the argument, for messages.
+        shape: Its shape in words, such as ``"(n_maps, nx, ny)"``.
+
+    Raises:
+        ValueError: If the number of axes is another one or an axis is empty.
+    """
+    array = np.asarray(values)
+    if array.ndim != dimensions or 0 in array.shape:
+        raise ValueError(f"{name}: expected shape {shape}, nothing empty, got {array.shape}.")
+    # Sums over half-precision maps overflow, so figures work in float32 at least.
+    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+
+
+def check_titles(titles: Sequence[str] | None, count: int, name: str = "titles") -> list[str]:
+    """One title per item; empty ones if there are none.
+
+    Raises:
+        ValueError: If their number is another one.
+    """
+    titles = [""] * count if titles is None else list(titles)
+    if len(titles) != count:
+        raise ValueError(f"{name}: expected {count}, got {len(titles)}.")
+    return titles
 
 
 def density_colormap() -> LinearSegmentedColormap:

@@ -5,7 +5,8 @@ Villanueva-Domingo & Villaescusa-Navarro (2021), sections IV.3 to IV.5.
 
 import dataclasses
 
-from keras_cosmo.tasks.coeval import BRIGHTNESS, PARAMETERS, CoevalPreset, CoevalTask, scales
+from keras_cosmo.quantities import field_at_redshift
+from keras_cosmo.tasks.coeval import BRIGHTNESS, DENSITY, PARAMETERS, CoevalPreset, CoevalTask, scales
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.task import Evaluation, copy_weights, load_start
 
@@ -172,15 +173,19 @@ class AstroTask(CoevalTask):
         scale = normalization["parameters"]["range"] if normalization else [1.0] * model.num_parameters
         model.compile(optimizer=self.optimizer(preset), loss=StandardizedMeanSquaredError(scale))
 
-    def check_start(self, settings, start, prepared):
-        """The encoder must be of the same redshifts, and must not have seen the test."""
-        super().check_start(settings, start, prepared)
+    def check_redshifts(self, settings, start):
+        """Raise ``ValueError`` if the run ``start`` reads other redshifts."""
         before, now = tuple(start["settings"]["preset"]["redshifts"]), tuple(settings.preset.redshifts)
         if before != now:
             raise ValueError(
                 f"--start-from {settings.start_from} reads redshifts {show(before)}, this run {show(now)}. Choose "
                 f"--redshifts {show(before)}, or another run to start from."
             )
+
+    def check_start(self, settings, start, prepared):
+        """The encoder must be of the same redshifts, and must not have seen the test."""
+        super().check_start(settings, start, prepared)
+        self.check_redshifts(settings, start)
         same_data = start["data"]["fingerprint"] == prepared.fingerprint
         if not same_data or settings.preset.split == "paper":
             return
@@ -226,10 +231,8 @@ class AstroTask(CoevalTask):
         for images, _ in pipeline.evaluation():
             predicted.append(model(images, training=False).numpy())
             features.append(ridge.features(images.numpy()))
-        guesses = {
-            "": np.concatenate(predicted).astype("float64"),
-            "baseline/": ridge.predict(np.concatenate(features)),
-        }
+        predicted = np.concatenate(predicted).astype("float64")
+        guesses = {"": predicted, "baseline/": ridge.predict(np.concatenate(features))}
         _, first = np.unique(simulation, return_index=True)
         metrics, averages = {}, {}
         for kind, guess in guesses.items():
@@ -275,13 +278,13 @@ class AstroTask(CoevalTask):
         images = self.read(preset, prepared.database, chosen)
         gradients = saliency(model, images)
         random = saliency(randomized(model, seed=seed), images)
+        likeness = rank_correlation(gradients, random)
         values = normalize_maps(images[..., 0])
         metrics = {}
         for index, name in enumerate(prepared.database.parameter_names):
-            one, other = gradients[:, index, ..., 0], random[:, index, ..., 0]
-            pixels = brightest_pixels(one, BRIGHTEST)
+            pixels = brightest_pixels(gradients[:, index, ..., 0], BRIGHTEST)
             metrics[f"saliency/brightness_of_brightest/{name}"] = float(values[pixels].mean())
-            metrics[f"saliency/rank_correlation_with_random/{name}"] = float(np.mean(rank_correlation(one, other)))
+            metrics[f"saliency/rank_correlation_with_random/{name}"] = float(np.nanmean(likeness[:, index]))
         return metrics
 
     def read(self, preset, database, maps):
@@ -327,25 +330,28 @@ class AstroTask(CoevalTask):
 
         from keras_cosmo.figures import astro as draw
         from keras_cosmo.figures.regression import loss_history
-        from keras_cosmo.inference.saliency import randomized, rank_correlation, saliency
+        from keras_cosmo.inference.saliency import randomized, saliency
 
         database, arrays = prepared.database, evaluation.arrays
         parameters, names = database.parameters, list(database.parameter_names)
-        redshift = preset.redshifts[0]
+        redshift, cell_size = preset.redshifts[0], database.cell_size
         _, first = np.unique(arrays["simulation"], return_index=True)
-        # Weak, middle and strong star formation in small haloes, the parameter of figure 9.
+        # From small to large haloes, the parameter of figure 9.
         key = names.index("log10_M_min") if "log10_M_min" in names else 0
         order = first[np.argsort(arrays["true"][first, key])]
         rows = order[np.linspace(0, len(order) - 1, min(SALIENCY_MAPS, len(order))).astype(int)]
         images = self.read(preset, database, arrays["maps"][rows])
-        gradients = saliency(model, images)
-        other = randomized(model, seed=0)
-        random = saliency(other, images[:1])
+        gradients = saliency(model, images)[..., 0]
+        random = saliency(randomized(model, seed=0), images)[..., 0]
         titles = [f"{names[key]} = {arrays['true'][row, key]:.2f}" for row in rows]
+        many = arrays["maps"][first]
+        seen = self.read(preset, database, many)
+        sensitivity = saliency(model, seen)[..., 0]
         result = {
             "recovery": (
                 draw.recovery(
-                    {preset.encoder: (arrays["true"], arrays["predicted"])},
+                    arrays["true"],
+                    {f"encoder: {preset.encoder}": arrays["predicted"]},
                     parameters,
                     simulation=arrays["simulation"],
                     redshift=redshift,
@@ -353,49 +359,43 @@ class AstroTask(CoevalTask):
                 "Predicted against true parameters of unseen simulations (figure 6; figure 8 at redshift 10).",
             ),
             "saliency_pixels": (
-                draw.saliency_pixels(
-                    images[..., 0],
-                    gradients[:, key, ..., 0],
-                    database.cell_size,
-                    titles=titles,
-                    fraction=BRIGHTEST,
-                    redshift=redshift,
-                ),
-                f"21-cm maps and the pixels to which {names[key]} is most sensitive (figure 9).",
-            ),
-            "saliency_parameters": (
-                draw.saliency_pixels(
-                    np.repeat(images[:1, ..., 0], len(names), axis=0),
-                    gradients[0, ..., 0],
-                    database.cell_size,
-                    titles=names,
-                    fraction=BRIGHTEST,
-                    redshift=redshift,
-                ),
-                "One map, and the pixels to which each parameter is most sensitive (figure 10).",
+                draw.saliency_pixels(images[..., 0], gradients, parameters, cell_size, BRIGHTEST, titles, redshift),
+                "21-cm maps of unseen simulations and the pixels to which each parameter is most sensitive (figures 9 "
+                "and 10).",
             ),
             "saliency_statistics": (
                 draw.saliency_statistics(
-                    images[..., 0], np.moveaxis(gradients[..., 0], 1, 0), parameters, fraction=BRIGHTEST
+                    seen[..., 0], sensitivity, parameters, BRIGHTEST, database.simulation[many], redshift=redshift
                 ),
-                "Where the brightest saliency pixels lie: brightness temperature there against that of all pixels.",
+                "Where the network looks: brightness temperature at the pixels of the largest saliency, against that "
+                "of all pixels (section IV.5).",
             ),
             "saliency_randomization": (
                 draw.saliency_randomization(
-                    gradients[0, ..., 0],
-                    random[0, ..., 0],
-                    parameters,
-                    database.cell_size,
-                    rank_correlation(gradients[0, ..., 0], random[0, ..., 0]),
+                    images[..., 0], gradients[:, key], {"all layers": random[:, key]}, cell_size, titles, redshift
                 ),
-                "Saliency of the trained network and of one with random weights: if they were alike, the maps would "
-                "say nothing about what was learned.",
+                f"Saliency for {names[key]} of the trained network and of one with random weights: if they were alike, "
+                "saliency would say nothing about what was learned.",
             ),
             "loss_history": (
                 loss_history(history),
                 "Loss on training and validation maps after each epoch, and the learning rate.",
             ),
         }
+        field = field_at_redshift(DENSITY, redshift)
+        if field in database.fields:
+            result["saliency_density"] = (
+                draw.saliency_statistics(
+                    database.read(field, many),
+                    sensitivity,
+                    parameters,
+                    BRIGHTEST,
+                    database.simulation[many],
+                    quantity=r"\delta",
+                    redshift=redshift,
+                ),
+                "The same for the matter behind the pixels: left of zero the network looks at underdense regions.",
+            )
         return result
 
     def signatures(self, preset, model, prepared):

@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import json
 import logging
+import math
 import sys
 
 from keras_cosmo.files import written_aside
 from keras_cosmo.tasks.presets import show
 from keras_cosmo.tasks.run import check_folder, text_table
-from keras_cosmo.tasks.settings import RunSettings
+from keras_cosmo.tasks.settings import RunSettings, read_config
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +34,31 @@ def run_all_encoders(task, settings: RunSettings, progress: bool = False) -> dic
     from keras_cosmo.tasks.astro import ENCODERS
 
     check_folder(settings)
+    if not settings.resume:
+        # Before the first network is trained, which does not need that run.
+        task.check_redshifts(settings, read_config(settings.start_from, *task.starts_from))
     metrics, config = {}, None
+    begun = settings.out / "config.json"
+    if not begun.exists():
+        # From now on there is something to resume; what is known of the data follows below.
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        empty = {"data": {}, "split": {}, "normalization": {}, "parameters": []}
+        _write(begun, {"task": task.name, "settings": settings.to_json(), **empty})
     for encoder in ENCODERS:
         logger.info("--- encoder: %s", encoder)
         one = _one(settings, encoder)
-        metrics |= {f"{encoder}/{name}": value for name, value in task.run(one, progress).items()}
+        try:
+            measured = task.run(one, progress)
+        except BaseException:
+            # A run that could not begin leaves no folder that blocks the next try.
+            if not any((settings.out / name / "config.json").exists() for name in ENCODERS):
+                begun.unlink()
+                settings.out.rmdir()
+            raise
+        metrics |= {f"{encoder}/{name}": value for name, value in measured.items()}
         config = json.loads((one.out / "config.json").read_text())
-        # Written as soon as there is something to resume.
-        _write(settings.out / "config.json", {**config, "settings": settings.to_json()})
-        if metrics[f"{encoder}/epochs"] < settings.preset.epochs:
+        _write(begun, {**config, "settings": settings.to_json()})
+        if measured["epochs"] < settings.preset.epochs:
             raise KeyboardInterrupt("stopped. Continue with the same command and --resume.")
     _compare(task, settings, metrics, config)
     _write(settings.out / "metrics.json", {key: None if value != value else value for key, value in metrics.items()})
@@ -71,8 +88,6 @@ def _data_of(settings):
 
 def _compare(task, settings, metrics, config):
     """The table with the three side by side, its figures and its page."""
-    import numpy as np
-
     from keras_cosmo.figures import astro as draw
     from keras_cosmo.figures.report import Table, write_report
     from keras_cosmo.figures.style import save_figures
@@ -102,25 +117,19 @@ def _compare(task, settings, metrics, config):
     )
     parameters = _parameters(config)
     redshift = settings.preset.redshifts[0]
+    true, _, simulation = predictions[ENCODERS[0]]
     figures = {
         "recovery": (
-            draw.recovery(
-                {encoder: values[:2] for encoder, values in predictions.items()},
-                parameters,
-                simulation=predictions[ENCODERS[0]][2],
-                redshift=redshift,
-            ),
+            draw.recovery(true, {e: predictions[e][1] for e in ENCODERS}, parameters, simulation, redshift),
             "Predicted against true parameters with each encoder (figure 6; figure 8 at redshift 10).",
         ),
         "encoder_comparison": (
             draw.encoder_comparison(
-                {e: np.array([metrics[f"{e}/r2/{name}"] for name in names]) for e in ENCODERS},
+                {e: {name: metrics[f"{e}/r2/{name}"] for name in names} for e in ENCODERS},
                 parameters,
-                errors={
-                    e: np.array([metrics.get(f"{e}/r2_standard_error/{name}", np.nan) for name in names])
-                    for e in ENCODERS
-                },
-                paper={e: value for e, value in paper.items() if value is not None},
+                {e: {name: metrics.get(f"{e}/r2_standard_error/{name}", math.nan) for name in names} for e in ENCODERS},
+                {e: value for e, value in paper.items() if value is not None},
+                redshift,
             ),
             "R2 of each parameter with each encoder; the paper's one number per encoder for orientation.",
         ),

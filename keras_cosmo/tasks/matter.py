@@ -18,6 +18,7 @@ class MatterPreset(CoevalPreset):
         text="redshifts of the matter maps; none: those of the 21-cm maps",
         low=6,
         high=34,
+        kind=float,
     )
 
 
@@ -128,7 +129,7 @@ class MatterTask(CoevalTask):
         """Wiener filter, fitted on the training part."""
         from keras_cosmo.models.wiener_filter import WienerFilter
 
-        return WienerFilter().fit_from_batches(
+        return WienerFilter().fit(
             (maps.numpy(), targets.numpy()) for maps, targets in self.fitted(preset, prepared).evaluation()
         )
 
@@ -364,4 +365,6 @@ def _disk_array(shape):
 
     import numpy as np
 
-    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
+    # The map stays when the file is closed.
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)

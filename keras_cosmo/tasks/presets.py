@@ -6,7 +6,7 @@ import difflib
 import sys
 
 
-def preset_field(default, *, source: str, text: str, choices: tuple | None = None, low=None, high=None):
+def preset_field(default, *, source: str, text: str, choices: tuple | None = None, low=None, high=None, kind=str):
     """Field of a preset dataclass.
 
     Args:
@@ -16,8 +16,9 @@ def preset_field(default, *, source: str, text: str, choices: tuple | None = Non
         choices: Allowed values, for text fields.
         low: Smallest value allowed, of each entry for tuples.
         high: Largest value allowed.
+        kind: Type of the entries, for a tuple that is empty by default.
     """
-    limits = {"low": low, "high": high}
+    limits = {"low": low, "high": high, "kind": kind}
     return dataclasses.field(default=default, metadata={"source": source, "text": text, "choices": choices, **limits})
 
 
@@ -68,7 +69,7 @@ def add_preset_flags(parser: argparse.ArgumentParser, presets: dict) -> None:
         if isinstance(field.default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         elif isinstance(field.default, tuple):
-            kind = type(field.default[0]) if field.default else str
+            kind = type(field.default[0]) if field.default else field.metadata["kind"]
             group.add_argument(flag, nargs="+", type=kind, metavar="VALUE", **options)
         else:
             choices = field.metadata["choices"]

@@ -1,0 +1,70 @@
+"""Checks of constructor arguments, shared by the networks."""
+
+import math
+import numbers
+
+import keras
+
+
+def finite(argument: str, value, positive: bool = False) -> float:
+    """The value as a plain float, which JSON can hold."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        expected = "positive, finite" if positive else "finite"
+        raise ValueError(f"`{argument}`: expected a {expected} number, got {value!r}. Measure it on the training data.")
+    return number
+
+
+def fraction(argument: str, value) -> float:
+    """A fraction from 0 up to, but not including, 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(f"`{argument}`: expected a fraction from 0 up to, but not including, 1, got {value!r}.")
+    return float(value)
+
+
+def positive_integer(argument: str, value) -> int:
+    """An integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"`{argument}`: expected an integer of at least 1, got {value!r}.")
+    return int(value)
+
+
+def positive_integers(argument: str, values) -> tuple[int, ...]:
+    """At least one integer, each at least 1."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or not len(values):
+        raise ValueError(f"`{argument}`: expected a sequence of integers of at least 1, got {values!r}.")
+    return tuple(positive_integer(argument, value) for value in values)
+
+
+def odd_integer(argument: str, value) -> int:
+    """An odd integer of at least 1."""
+    value = positive_integer(argument, value)
+    if value % 2 == 0:
+        raise ValueError(f"`{argument}`: expected an odd number of cells, so that a filter has a centre, got {value}.")
+    return value
+
+
+def finite_per_axis(argument: str, values, count: int, what: str, positive: bool = False) -> tuple[float, ...]:
+    """``count`` plain floats, one per ``what``; one number is taken for all of them."""
+    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+        values = [values] * count
+    if len(values) != count:
+        raise ValueError(f"`{argument}`: expected one number, or {count} (one per {what}), got {len(values)}.")
+    return tuple(finite(argument, value, positive) for value in values)
+
+
+def one_of(argument: str, value, choices: tuple) -> str:
+    """One of the listed words."""
+    if value not in choices:
+        raise ValueError(f"`{argument}`: expected one of {list(choices)}, got {value!r}.")
+    return value
+
+
+def policy_config(policy):
+    """A dtype policy by its name, or as Keras serialises it where it is more than a name."""
+    if type(policy) is keras.dtype_policies.DTypePolicy:
+        return policy.name
+    return keras.dtype_policies.serialize(policy)
