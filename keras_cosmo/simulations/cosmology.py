@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 import pyccl
+from scipy.interpolate import CubicSpline
 
 CRITICAL_DENSITY = 2.77536627e11
 """Critical density today over h^2, in solar masses per Mpc^3: 3 H^2 / (8 pi G) with G Msun = 1.32712440e20 m^3/s^2."""
@@ -30,6 +31,9 @@ class Cosmology:
         transfer_function: ``"eisenstein_hu_1999"``, the smooth fit of Eisenstein & Hu (1999, ApJ 511, 5) that 21cmFAST
             uses, or ``"eisenstein_hu_1998"``, with baryon oscillations (ApJ 496, 605). At fixed sigma_8 the first has
             1.4 % less structure on the scale of the first galaxies, which delays them visibly.
+        growth: ``"exact"``, the solution of the growth equation, or ``"carroll_1992"``, the fit of Carroll, Press &
+            Turner (1992, ARA&A 30, 499, equation 29), which 21cmFAST uses. Scaled to today the fit is 0.1 % lower at
+            redshift 10 and 0.4 % at redshift 20, which makes 8 % fewer stars there.
 
     Raises:
         ValueError: If a value is not finite or outside the range in which the fits used here hold.
@@ -45,8 +49,11 @@ class Cosmology:
     sigma_8: float = 0.81
     n_s: float = 0.97
     transfer_function: str = "eisenstein_hu_1999"
+    growth: str = "exact"
 
     def __post_init__(self):
+        if self.growth not in ("exact", "carroll_1992"):
+            raise ValueError(f"Cosmology: expected growth 'exact' or 'carroll_1992', got {self.growth!r}.")
         if self.transfer_function not in ("eisenstein_hu_1999", "eisenstein_hu_1998"):
             raise ValueError(
                 "Cosmology: expected transfer_function 'eisenstein_hu_1999' or 'eisenstein_hu_1998', got "
@@ -129,12 +136,16 @@ class Background:
         self.redshifts = np.expm1(np.linspace(0.0, np.log(61.0), 800))
         scale_factors = 1.0 / (1.0 + self.redshifts)
         self.comoving_distances = pyccl.comoving_radial_distance(self._ccl, scale_factors)
-        self.growth_factors = pyccl.growth_factor(self._ccl, scale_factors)
+        if cosmology.growth == "exact":
+            self.growth_factors = pyccl.growth_factor(self._ccl, scale_factors)
+        else:
+            self.growth_factors = _fitted_growth(cosmology.omega_m, self.redshifts)
         self.hubble_rates = pyccl.h_over_h0(self._ccl, scale_factors) * cosmology.h * 1e7 / MEGAPARSEC_IN_CENTIMETRES
         self.log10_masses = np.linspace(5.0, 16.0, 331)
         self.mean_matter_density = CRITICAL_DENSITY * cosmology.omega_m * cosmology.h**2
         radii = (10.0**self.log10_masses / self.mean_matter_density * 0.75 / np.pi) ** (1.0 / 3.0)
         self.mass_deviations = np.array([self.filtered_deviation(_top_hat(radius)) for radius in radii])
+        self._log_variance = CubicSpline(self.log10_masses * np.log(10.0), 2.0 * np.log(self.mass_deviations))
         self._collapsed_fractions: dict[tuple, np.ndarray] = {}
 
     @property
@@ -147,6 +158,11 @@ class Background:
     def growth(self, redshift):
         """Linear growth factor, 1 at redshift zero."""
         return _unwrapped(np.interp(redshift, self.redshifts, self.growth_factors))
+
+    def growth_rate(self, redshift):
+        """Logarithmic derivative of the growth factor with the scale factor."""
+        logarithm = np.log(self.growth_factors)
+        return _unwrapped(np.interp(redshift, self.redshifts, -np.gradient(logarithm, np.log1p(self.redshifts))))
 
     def comoving_distance(self, redshift):
         """Comoving distance in Mpc."""
@@ -190,6 +206,44 @@ class Background:
         multiplicity = amplitude * np.sqrt(2.0 * scaled / np.pi) * (1.0 + scaled**-p) * np.exp(-scaled / 2.0)
         log_slope = -np.gradient(np.log(self.mass_deviations), self.log10_masses)
         return multiplicity * self.mean_matter_density / 10.0**self.log10_masses * log_slope
+
+    def conditional_mass_fraction(self, growth, mass, sphere_mass, contrast) -> tuple[np.ndarray, np.ndarray]:
+        """Share of a sphere's matter in haloes of each mass, per unit of the mass's natural logarithm.
+
+        Sheth & Tormen (2002, MNRAS 329, 61): first crossing of the ellipsoidal-collapse barrier (with
+        their Taylor series to fifth order, and the barrier of Jenkins et al. 2001, as 21cmFAST does) after a walk
+        that starts at the sphere.
+
+        Args:
+            growth: Growth factor of the redshift, 1 at redshift zero.
+            mass: ``(n_mass,)`` halo masses below ``sphere_mass``, solar masses.
+            sphere_mass: Mass of the sphere, solar masses.
+            contrast: ``(n_delta,)`` contrast of the sphere, scaled to redshift zero with the growth factor.
+
+        Returns:
+            ``(n_delta, n_mass)`` shares, and ``(n_delta,)`` whether the sphere is dense enough (0.99 of the barrier)
+            to be one halo by itself: there the shares mean nothing and are zero.
+        """
+        a, beta, alpha = 0.73, 0.34, 0.81
+        log_variance = self._log_variance(np.log(np.append(mass, sphere_mass)))
+        slope = self._log_variance(np.log(mass), 1)
+        variance, outer = np.exp(log_variance[:-1]), np.exp(log_variance[-1])
+        critical = 1.686 / growth
+        remaining = np.maximum(variance - outer, 1e-9 * outer)
+        term, series = np.ones_like(variance), np.ones_like(variance)
+        for order in range(1, 6):
+            term = term * (-remaining / variance) * (alpha - order + 1.0) / order
+            series = series + term
+        ellipsoidal = beta * (variance / (a * critical**2)) ** alpha
+        barrier = np.sqrt(a) * critical * (1.0 + ellipsoidal)
+        tangent = np.sqrt(a) * critical * (1.0 + ellipsoidal * series)
+        own_barrier = np.sqrt(a) * critical * (1.0 + beta * (outer / (a * critical**2)) ** alpha)
+        contrast = np.asarray(contrast, float)[:, None]
+        exponent = -((barrier - contrast) ** 2) / (2.0 * remaining)
+        scale = -variance * slope / np.sqrt(2.0 * np.pi) * remaining**-1.5
+        full = contrast > 0.99 * own_barrier
+        share = (tangent - contrast) * scale * np.exp(exponent)
+        return np.where(full, 0.0, share), full[:, 0]
 
     def collapsed_fraction(self, threshold_mass, redshift) -> np.ndarray:
         """Fraction of matter in haloes above a mass.
@@ -250,6 +304,20 @@ def smooth_transfer_function(cosmology: Cosmology, wavenumber: np.ndarray) -> np
     q = wavenumber * temperature**2 / matter / shape
     logarithm = np.log(np.e + 1.84 * root * q / (1.0 - 0.949 * share))
     return logarithm / (logarithm + q**2 * (14.4 + 325.0 / (1.0 + 60.5 * q**1.11)))
+
+
+RADIATION_DENSITY = 8.6e-5
+"""Photons and massless neutrinos today in units of the critical density, as 21cmFAST takes them (``OMr``)."""
+
+
+def _fitted_growth(omega_m: float, redshift: np.ndarray) -> np.ndarray:
+    matter, radiation = omega_m * (1.0 + redshift) ** 3, RADIATION_DENSITY * (1.0 + redshift) ** 4
+    share = matter / (1.0 - omega_m - RADIATION_DENSITY + matter + radiation)
+
+    def suppression(omega):
+        return 2.5 * omega / (1.0 / 70.0 + omega * (209.0 - omega) / 140.0 + omega ** (4.0 / 7.0))
+
+    return suppression(share) / suppression(omega_m) / (1.0 + redshift)
 
 
 def _top_hat(radius: float):

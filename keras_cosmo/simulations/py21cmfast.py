@@ -1,15 +1,8 @@
-"""Light-cones by 21cmFAST itself, through its Python package py21cmfast 4 (an optional dependency).
+"""Light-cones by 21cmFAST itself, through its Python package py21cmfast 4 (an optional dependency)."""
 
-Written against 21cmFAST 4.1.1 (Mesinger, Furlanetto & Cen 2011, MNRAS 411, 955; Murray et al. 2020, JOSS 5, 2582).
-"""
-
-import contextlib
 import dataclasses
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -17,23 +10,24 @@ from keras_cosmo.distances import lightcone_distances, redshift_at_distance
 from keras_cosmo.quantities import MapField, Parameter
 from keras_cosmo.simulations.cosmology import CRITICAL_DENSITY, Cosmology
 from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS
+from keras_cosmo.simulations.py21cmfast_package import (
+    HIGHEST_REDSHIFT,
+    LOWEST_REDSHIFT,
+    MEAN_FREE_PATH,
+    check_box,
+    check_finite,
+    check_parameter_values,
+    check_seed,
+    describe,
+    evolved_redshifts,
+    import_py21cmfast,
+    silence,
+)
 from keras_cosmo.slicing import slice_lightcone, sliced_shape
 
-MEAN_FREE_PATH = 15.0
-"""Mean free path of ionising photons in Mpc, the largest bubble filter (Gillet et al. 2019, section 2.1)."""
 X_RAY_SPECTRAL_INDEX = 1.0
 """Slope of the X-ray energy spectrum (Gillet et al. 2019, section 2.1)."""
-LOWEST_REDSHIFT, HIGHEST_REDSHIFT = 5.5, 35.0
-"""Redshifts between which 21cmFAST evolves its boxes (its own defaults, Z_HEAT_MAX)."""
-OLDEST_VERSION = (4, 1)
 TEMPERATURE = next(parameter for parameter in LIGHTCONE_PARAMETERS if parameter.name == "log10_T_vir")
-
-MISSING_MESSAGE = (
-    "21cmFAST is not installed, or cannot be loaded ({error}). It is compiled on installation and needs a C compiler "
-    "and the libraries FFTW and GSL. With root: `apt-get install gcc libfftw3-dev libgsl-dev`, then "
-    "`pip install 'keras_cosmo[21cmfast]'`. Without root: `conda install -c conda-forge 21cmfast`. The embedded "
-    "simulator needs none of this."
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,28 +97,12 @@ class Py21cmfastLightconeSimulator:
     task = "regression"
 
     def __post_init__(self):
-        for name in ("box_cells", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"{name}: expected an integer, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}.")
-        if not self.cell_size > 0:
-            raise ValueError(f"cell_size: expected a positive size in Mpc, got {self.cell_size}.")
-        if self.box_cells * self.cell_size < 3 * MEAN_FREE_PATH:
-            raise ValueError(
-                f"box_cells: {self.box_cells} cells of {self.cell_size} Mpc make a box of "
-                f"{self.box_cells * self.cell_size:g} Mpc; expected at least {3 * MEAN_FREE_PATH:g} Mpc, three times "
-                f"the mean free path of ionising photons. Take {int(np.ceil(3 * MEAN_FREE_PATH / self.cell_size))} "
-                f"cells or more."
-            )
+        check_box(self.box_cells, self.cell_size, self.threads, self.redshift_step)
         if not LOWEST_REDSHIFT <= self.z_min < self.z_max <= HIGHEST_REDSHIFT:
             raise ValueError(
                 f"z_min, z_max: expected {LOWEST_REDSHIFT} <= z_min < z_max <= {HIGHEST_REDSHIFT:g}, the range "
                 f"21cmFAST evolves, got {self.z_min} and {self.z_max}."
             )
-        if not 1 < self.redshift_step <= 1.5:
-            raise ValueError(f"redshift_step: expected a ratio above 1 and up to 1.5, got {self.redshift_step}.")
         object.__setattr__(self, "axes", tuple(self.axes))
         self._sliced_shape()
         if self.hottest_log10_T_vir() <= TEMPERATURE.low:
@@ -177,11 +155,9 @@ class Py21cmfastLightconeSimulator:
 
     def node_redshifts(self) -> tuple[float, ...]:
         """Redshifts of the evolved boxes, descending, in the spacing of 21cmFAST; only one is below ``z_min``."""
-        nodes = [LOWEST_REDSHIFT]
-        while nodes[-1] < HIGHEST_REDSHIFT:
-            nodes.append((nodes[-1] + 1.0) * self.redshift_step - 1.0)
+        nodes = evolved_redshifts(LOWEST_REDSHIFT, self.redshift_step)
         lowest = max(node for node in nodes if node <= self.z_min)
-        return tuple(node for node in reversed(nodes) if node >= lowest)
+        return tuple(node for node in nodes if node >= lowest)
 
     def hottest_log10_T_vir(self) -> float:
         """Largest log10 of T_vir [K] that 21cmFAST 4 evolves down to ``z_min``, rounded down to 0.01.
@@ -206,11 +182,8 @@ class Py21cmfastLightconeSimulator:
         Raises:
             ValueError: If the values are not four finite numbers, or T_vir is higher than 21cmFAST can evolve.
         """
-        values = np.asarray(parameter_values, np.float64)
-        names = [parameter.name for parameter in self.parameters]
-        if values.shape != (len(names),) or not np.isfinite(values).all():
-            raise ValueError(f"parameter_values: expected {len(names)} finite numbers {names}, got {parameter_values}.")
-        zeta, log10_luminosity, log10_virial_temperature, threshold_energy = values.tolist()
+        values = check_parameter_values(self.parameters, parameter_values)
+        zeta, log10_luminosity, log10_virial_temperature, threshold_energy = values
         if log10_virial_temperature > self.hottest_log10_T_vir():
             raise ValueError(
                 f"parameter_values: log10_T_vir = {log10_virial_temperature:g} is too high for cells of "
@@ -253,21 +226,17 @@ class Py21cmfastLightconeSimulator:
             RuntimeError: If 21cmFAST fails or returns values that are not finite; names parameters and seed.
         """
         arguments = self.template_arguments(parameter_values)
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"seed: expected 0 to 2^31 - 1, got {seed}.")
+        seed = check_seed(seed)
+        simulation = describe(self.parameters, parameter_values, seed)
         package = import_py21cmfast()
         try:
-            lightcone = self._run(package, arguments, int(seed))
+            lightcone = self._run(package, arguments, seed)
         except Exception as error:
-            raise RuntimeError(f"21cmFAST failed for {self._describe(parameter_values, seed)}: {error}") from error
+            raise RuntimeError(f"21cmFAST failed for {simulation}: {error}") from error
         maps = slice_lightcone(
             lightcone, self.cell_size, slices=self.slices, spacing=self.spacing, parts=self.parts, axes=self.axes
         )
-        if not np.isfinite(maps).all():
-            raise RuntimeError(
-                f"21cmFAST returned {np.count_nonzero(~np.isfinite(maps))} values that are not finite for "
-                f"{self._describe(parameter_values, seed)}. Leave this point out, or take another seed."
-            )
+        check_finite(maps, simulation)
         return {"brightness_temp": maps}
 
     def _run(self, package, arguments: dict[str, object], seed: int) -> np.ndarray:
@@ -275,7 +244,7 @@ class Py21cmfastLightconeSimulator:
         from py21cmfast.io.caching import CacheConfig, OutputCache
 
         # The advice it warns about (resolution, mass function) is about choices that are the paper's.
-        with tempfile.TemporaryDirectory(prefix="keras_cosmo_21cmfast_") as folder, _silence():
+        with tempfile.TemporaryDirectory(prefix="keras_cosmo_21cmfast_") as folder, silence():
             inputs = package.InputParameters.from_template(
                 "const-zeta", random_seed=seed, node_redshifts=self.node_redshifts(), **arguments
             )
@@ -310,42 +279,3 @@ class Py21cmfastLightconeSimulator:
             parts=self.parts,
             axes=self.axes,
         )
-
-    def _describe(self, parameter_values: np.ndarray, seed: int) -> str:
-        pairs = zip(self.parameters, np.asarray(parameter_values, np.float64).tolist(), strict=True)
-        return ", ".join(f"{parameter.name} = {value:g}" for parameter, value in pairs) + f", seed = {seed}"
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """No warnings, and no messages of 21cmFAST unless its logger was given a level; its errors are raised anyway."""
-    logger = logging.getLogger("py21cmfast")
-    level = logger.level
-    if level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def import_py21cmfast():
-    """The py21cmfast package.
-
-    Raises:
-        ImportError: If it is not installed, does not load, or is too old; says how to install it.
-    """
-    with _silence():
-        try:
-            import py21cmfast
-        except ImportError as error:
-            raise ImportError(MISSING_MESSAGE.format(error=error)) from error
-    version = py21cmfast.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_VERSION:
-        raise ImportError(
-            f"21cmFAST {version} is installed; expected 4.1.1 or newer, whose inputs differ. Run "
-            f"`pip install -U 'keras_cosmo[21cmfast]'`, or `conda install -c conda-forge '21cmfast>=4.1.1'`."
-        )
-    return py21cmfast

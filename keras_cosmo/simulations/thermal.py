@@ -1,9 +1,10 @@
 """Thermal and ionisation history of the intergalactic medium, and the 21-cm signal it gives.
 
 The model is that of 21cmFAST (Mesinger, Furlanetto & Cen 2011, MNRAS 411, 955, MFC11 below; Murray et al. 2020,
-JOSS 5, 2582) with a constant ionising efficiency: sources follow the collapsed fraction of spheres around each
-point, at the time the light now arriving left them. Where the mean over the sky is needed it is computed here in
-one dimension; where each cell is, `star_formation` and `collapsed` say how it follows its smoothed density.
+JOSS 5, 2582): sources follow the collapsed fraction of spheres around each point, at the time the light now arriving
+left them, with a constant efficiency (`mean_history`) or one that depends on halo mass (`radiative_history` of a
+`keras_cosmo.simulations.galaxies.GalaxyModel`). Where the mean over the sky is needed it is computed here in one
+dimension; where each cell is, the responses in `MeanHistory` say how it follows its smoothed density.
 
 Redshifts run in increasing order in every table. Rates are per baryon (a nucleus of hydrogen or helium).
 """
@@ -40,10 +41,15 @@ LYMAN_BAND_SHARES = np.array([
     0.00326463, 0.00260298, 0.00210843, 0.00173139, 0.00143814, 0.00118812, 9.86257e-4, 8.28343e-4, 7.029e-4,
     6.019e-4, 5.19604e-4, 4.51832e-4,
 ])
+LYMAN_BAND_SLOPES = np.array([
+    0.142018, -2.17044, 2.14591, -17.4677, -34.0605, -42.9493, -13.5722, 3.95519, 5.1087, 5.73644, 6.11457, 6.3601,
+    6.52889, 6.65021, 3.86785e-3, -54.8366, -54.8176, -54.8015, -54.7877, -54.7758, -54.7655, -54.7564,
+])
 # fmt: on
 """Photons emitted between Lyman-n and Lyman-(n + 1), n = 2 to 23, per ionising photon, for Population II stars:
 the spectrum of Barkana & Loeb (2005, ApJ 626, 1), section 2 (9690 photons, 6520 of them below Lyman-beta, per
-stellar baryon that emits 4361 ionising photons)."""
+stellar baryon that emits 4361 ionising photons). Within a band, photons per frequency go as frequency to the power
+LYMAN_BAND_SLOPES (21cmFAST ``stellar_spectra.dat``)."""
 
 SECONDARY_ENERGIES = np.array([60.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 3000.0, 9000.0])  # eV
 SECONDARY_IONISED = np.array([1e-4, 2.5119e-4, 1e-3, 5.0119e-3, 1e-2, 5.0119e-2, 0.1, 0.5, 0.9])
@@ -77,6 +83,47 @@ SECONDARY_LYMAN_ALPHA = np.array([0.374, 0.360, 0.332, 0.284, 0.250, 0.145, 0.09
 """Shares of a photo-electron's energy (columns: SECONDARY_ENERGIES) that heat, ionise, or (at 400 eV) end as
 Lyman-alpha photons, by ionised fraction (rows: SECONDARY_IONISED): Furlanetto & Stoever (2010, MNRAS 404, 1869)."""
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SecondaryElectrons:
+    """Where the energy of photo-electrons goes: rows are ionised fractions, columns SECONDARY_ENERGIES."""
+
+    ionised: np.ndarray
+    heat: np.ndarray
+    ionisation: np.ndarray
+    lyman_alpha: np.ndarray
+
+
+SHORT_SECONDARIES = SecondaryElectrons(SECONDARY_IONISED, SECONDARY_HEAT, SECONDARY_IONISATION, SECONDARY_LYMAN_ALPHA)
+"""The rows above. Between them, heat is up to 7 % too high when read off logarithmically."""
+
+_INSERTED = (2, 3, 5)
+FULL_SECONDARIES = SecondaryElectrons(
+    np.insert(SECONDARY_IONISED, _INSERTED, (5.0119e-4, 2.5119e-3, 2.5119e-2)),
+    np.insert(
+        SECONDARY_HEAT,
+        _INSERTED,
+        [
+            [0.241, 0.209, 0.183, 0.174, 0.166, 0.160, 0.154, 0.151],
+            [0.359, 0.304, 0.260, 0.245, 0.231, 0.220, 0.210, 0.204],
+            [0.710, 0.623, 0.538, 0.502, 0.471, 0.439, 0.409, 0.392],
+        ],
+        axis=0,
+    ),
+    np.insert(
+        SECONDARY_IONISATION,
+        _INSERTED,
+        [
+            [0.304, 0.339, 0.367, 0.377, 0.383, 0.387, 0.385, 0.382],
+            [0.270, 0.308, 0.344, 0.355, 0.362, 0.368, 0.368, 0.366],
+            [0.129, 0.176, 0.225, 0.242, 0.258, 0.274, 0.283, 0.288],
+        ],
+        axis=0,
+    ),
+    np.insert(SECONDARY_LYMAN_ALPHA, _INSERTED, (0.350, 0.318, 0.208)),
+)
+"""With the rows of the same table for 10^-3.3, 10^-2.6 and 10^-1.6."""
+
 COLLISION_TEMPERATURES = np.array([1, 2, 4, 6, 8, 10, 15, 20, 25, 30, 40, 50, 70, 100, 200, 300, 500, 1e3, 3e3, 1e4])
 COLLISION_RATES = 1e-13 * np.array(
     [1.38, 1.43, 2.71, 6.60, 14.7, 28.8, 91.0, 178, 273, 367, 538, 686, 925, 1190, 1750, 2090, 2565, 3310, 4970, 7870]
@@ -100,6 +147,10 @@ class SourceModel:
             (21cmFAST ``NU_X_MAX``).
         helium_fraction: Primordial helium by mass (21cmFAST ``Y_He``).
         clumping_factor: Of the recombining gas outside bubbles (21cmFAST ``CLUMPING_FACTOR``).
+        lyman_heating: Whether Lyman photons heat the gas (21cmFAST ``USE_LYA_HEATING``).
+        detailed: Whether to follow 21cmFAST in details that `LightconeSimulator` leaves out: `FULL_SECONDARIES` instead
+            of `SHORT_SECONDARIES`, `LYMAN_BAND_SLOPES` instead of flat bands, and shells of sources in explicit steps
+            of redshift, of which the one at the horizon of Lyman-alpha photons counts in part.
 
     Raises:
         ValueError: If a number is outside its physical range.
@@ -111,6 +162,8 @@ class SourceModel:
     spectrum_max: float = 10.0
     helium_fraction: float = 0.24
     clumping_factor: float = 2.0
+    lyman_heating: bool = True
+    detailed: bool = False
 
     def __post_init__(self):
         if not 0.0 < self.star_fraction <= 1.0:
@@ -122,6 +175,11 @@ class SourceModel:
                 "SourceModel: expected 0 < luminosity_band_max <= spectrum_max in keV, got "
                 f"{self.luminosity_band_max} and {self.spectrum_max}."
             )
+
+    @property
+    def secondaries(self) -> SecondaryElectrons:
+        """Where the energy of photo-electrons goes."""
+        return FULL_SECONDARIES if self.detailed else SHORT_SECONDARIES
 
     @property
     def hydrogen_share(self) -> float:
@@ -176,6 +234,15 @@ def first_light_state(redshift: float, background: Background) -> tuple[float, f
     return 25.64 * ((1.0 + redshift) / 36.0) ** 2 * baryons**-0.4, 2.05e-4
 
 
+def first_light_response(redshift: float) -> float:
+    """Contrast of the gas temperature per contrast of density before the first sources.
+
+    Less than the adiabatic 2/3, because the gas was tied to the CMB: Munoz (2023, MNRAS 523, 2587), section 2, as
+    21cmFAST fits it.
+    """
+    return 0.58 - 0.006 * (redshift - 10.0)
+
+
 class CollapseModel:
     """Collapsed fraction, and its growth, of spheres of given radii as functions of their smoothed density.
 
@@ -193,6 +260,8 @@ class CollapseModel:
         half_width: Reach of the contrast table in deviations.
 
     Attributes:
+        redshift: As given.
+        radii: As given.
         contrast: ``(n_delta,)`` grid of the linear contrast in units of its deviation.
         mean: ``(n_z,)`` collapsed fraction.
         fraction: ``(n_radii, n_z, n_delta)`` collapsed fraction of spheres.
@@ -203,7 +272,7 @@ class CollapseModel:
 
     def __init__(self, background, redshift, threshold_mass, radii, deviations, half_width=5.0):
         radii, deviations = np.asarray(radii, float), np.asarray(deviations, float)
-        self.redshift = redshift
+        self.redshift, self.radii = redshift, radii
         self.mean = background.collapsed_fraction(threshold_mass, redshift)
         self.growth_factor = background.growth(redshift)
         self.deviations = deviations
@@ -259,10 +328,12 @@ class MeanHistory:
         lyman_temperature: ``(n_z,)`` what Lyman photons add, K.
         lyman_flux: ``(n_z,)`` Lyman-alpha photons per cm^2, s, Hz and steradian.
         heating_age: ``(n_z,)`` mean ratio of the growth factor when the X-ray heat was deposited to that now.
+        heating_feedback: ``(n_z,)`` X-rays heat ionised gas more: where they bring c times the mean heat, it is c to
+            the power 1 + heating_feedback times as hot.
         x_ray_response: ``(n_radii, n_z, n_delta)`` temperature in K that sources seen at each radius add in cells
             of given linear contrast at that radius. Its mean over cells and sum over radii is ``x_ray_temperature``.
         lyman_response: ``(n_radii, n_z, n_delta)`` the same for ``lyman_flux``.
-        collapse: The `CollapseModel` of the radii.
+        collapse: The `CollapseModel` or `GalaxyModel` of the radii.
     """
 
     redshift: np.ndarray
@@ -275,6 +346,7 @@ class MeanHistory:
     lyman_temperature: np.ndarray
     lyman_flux: np.ndarray
     heating_age: np.ndarray
+    heating_feedback: np.ndarray
     x_ray_response: np.ndarray
     lyman_response: np.ndarray
     collapse: CollapseModel
@@ -323,25 +395,76 @@ def mean_history(
     radii = np.asarray(radii, float)
     mass = virial_mass(background, virial_temperature, z)
     collapse = CollapseModel(background, z, mass, radii, deviations)
-    filling = np.clip(1.0 - ionising_efficiency * collapse.mean, 1e-4, 1.0)
+    return radiative_history(
+        background,
+        sources,
+        collapse,
+        neutral_filling=np.clip(1.0 - ionising_efficiency * collapse.mean, 1e-4, 1.0),
+        threshold_mass=mass,
+        x_ray_luminosity=x_ray_luminosity,
+        x_ray_threshold=x_ray_threshold,
+    )
 
+
+def radiative_history(
+    background: Background,
+    sources: SourceModel,
+    collapse,
+    *,
+    neutral_filling: np.ndarray,
+    threshold_mass: np.ndarray,
+    x_ray_luminosity: float,
+    x_ray_threshold: float,
+    shells: np.ndarray | None = None,
+) -> MeanHistory:
+    """History of the intergalactic medium for a given history of star formation.
+
+    Args:
+        background: Cosmology tables.
+        sources: Fixed efficiencies.
+        collapse: A `CollapseModel`, or a `keras_cosmo.simulations.galaxies.GalaxyModel`: star formation around
+            each point. Its largest redshift is that of the first sources.
+        neutral_filling: ``(n_z,)`` share of the volume outside ionised bubbles, which absorbs X-rays.
+        threshold_mass: ``(n_z,)`` smallest halo mass with sources, solar masses; kept in the result.
+        x_ray_luminosity: Luminosity between E_0 and 2 keV per star formation rate, erg/s per solar mass a year.
+        x_ray_threshold: E_0 in keV: X-rays below are absorbed in their galaxy.
+        shells: Outer radii in Mpc of the shells of sources, increasing; the default is 33 up to 500 Mpc.
+    """
+    z, radii = collapse.redshift, collapse.radii
     # Shells around the receiving cell: (receiver redshift, shell).
-    edges = np.concatenate([[0.0], np.geomspace(radii[0], 500.0, 33)])
-    distance = background.comoving_distance(z)
-    edge_redshift = background.redshift_at(distance[:, None] + edges)
+    edges = np.concatenate([[0.0], np.geomspace(radii[0], 500.0, 33) if shells is None else shells])
+    if sources.detailed:
+        edge_redshift = _stepped_redshifts(background, z, edges)
+    else:
+        distance = background.comoving_distance(z)
+        edge_redshift = background.redshift_at(distance[:, None] + edges)
     emitted_at = 0.5 * (edge_redshift[:, 1:] + edge_redshift[:, :-1])
     width = np.diff(edge_redshift, axis=1)
     shares = _radius_shares(edges[1:], radii)
-    visible = emitted_at <= redshift_max
-    formation = np.stack([np.interp(emitted_at, z, rate) for rate in collapse.mean_growth])
+    visible = emitted_at <= z[-1]
+    if sources.detailed:
+        formation = np.exp([np.interp(emitted_at, z, np.log(rate + 1e-300)) for rate in collapse.mean_growth])
+    else:
+        formation = np.stack([np.interp(emitted_at, z, rate) for rate in collapse.mean_growth])
     formed = sources.star_fraction * formation * width * visible * shares[:, None, :]  # stars per baryon
     ratio = (1.0 + emitted_at) / (1.0 + z)[:, None]
 
     continuum, injected = _lyman_fluxes(sources, background, z, ratio, formed)
     heating, ionising = _x_ray_rates(
-        sources, background, z, emitted_at, filling, formed, x_ray_luminosity, x_ray_threshold * 1e3
+        sources, background, z, emitted_at, neutral_filling, formed, x_ray_luminosity, x_ray_threshold * 1e3
     )
-    return _evolve(background, sources, z, mass, collapse, filling, radii, continuum, injected, heating, ionising)
+    return _evolve(
+        background, sources, z, threshold_mass, collapse, neutral_filling, radii, continuum, injected, heating, ionising
+    )
+
+
+def _stepped_redshifts(background, z, edges):
+    """Redshifts ``(n_z, n_edges)`` at distances ``edges`` in Mpc from ``z``."""
+    redshifts = [z]
+    for width in np.diff(edges):
+        rate = background.hubble(redshifts[-1]) * MEGAPARSEC_IN_CENTIMETRES / LIGHT_SPEED
+        redshifts.append(redshifts[-1] + width * rate)
+    return np.stack(redshifts, axis=1)
 
 
 def _radius_shares(shell_radii, radii):
@@ -361,11 +484,25 @@ def _lyman_fluxes(sources, background, z, ratio, formed):
     per_frequency = sources.ionising_photons * LYMAN_BAND_SHARES / (upper - resonance) / LYMAN_ALPHA_FREQUENCY
     reaches = ratio[None] < (upper / resonance)[:, None, None]
     emissivity = RECYCLED_FRACTIONS[:, None, None] * per_frequency[:, None, None] * reaches
+    if sources.detailed:
+        # Photons per frequency where they were emitted, over their mean in the band.
+        power = (LYMAN_BAND_SLOPES + 1.0)[:, None, None]
+        width = (upper / resonance)[:, None, None]
+        emissivity *= ratio ** (power - 1.0) * (width - 1.0) * power / (width**power - 1.0)
+        emissivity[0] += _horizon_share(ratio, upper[0]) * np.roll(emissivity[0], 1, axis=-1)
     density = sources.baryon_number_density(background)
     scale = LIGHT_SPEED / (4.0 * np.pi) * density * (1.0 + z[:, None]) ** 3 * ratio
     continuum = (formed * (scale * emissivity[0])).sum(axis=-1)
     injected = (formed * (scale * emissivity[1:].sum(axis=0))).sum(axis=-1)
     return continuum, injected
+
+
+def _horizon_share(ratio, limit):
+    """For the first shell whose middle is beyond ``limit`` in ``ratio``, the part of the way there that is not."""
+    before = np.roll(ratio, 1, axis=-1)
+    before[:, 0] = 1.0
+    share = (limit - before) / (ratio - before)
+    return np.where((ratio >= limit) & (before < limit), share, 0.0)
 
 
 def _x_ray_rates(sources, background, z, emitted_at, filling, formed, luminosity, threshold):
@@ -407,16 +544,17 @@ def _mixture_cross_section(sources, energy):
 
 def _energy_integrals(sources, energy):
     """Heat (cm^2) and ionisations (cm^2/erg) per unit 1/E^2 spectrum above each energy: ``(n_ionised, n_energy)``."""
-    heat = np.zeros((len(SECONDARY_IONISED), len(energy)))
+    secondaries = sources.secondaries
+    heat = np.zeros((len(secondaries.ionised), len(energy)))
     ions = np.zeros_like(heat)
     cross_sections = photoionisation_cross_sections(energy)
     shares = (sources.hydrogen_share, 1.0 - sources.hydrogen_share)
     for cross_section, share, binding in zip(cross_sections, shares, (13.6, 24.59), strict=True):
         electron = energy - binding
-        for row, ionised in enumerate(SECONDARY_IONISED):
+        for row, ionised in enumerate(secondaries.ionised):
             log_electron = np.log(np.maximum(electron, 1.0))
-            f_heat = np.interp(log_electron, np.log(SECONDARY_ENERGIES), SECONDARY_HEAT[row])
-            f_ions = np.interp(log_electron, np.log(SECONDARY_ENERGIES), SECONDARY_IONISATION[row])
+            f_heat = np.interp(log_electron, np.log(SECONDARY_ENERGIES), secondaries.heat[row])
+            f_ions = np.interp(log_electron, np.log(SECONDARY_ENERGIES), secondaries.ionisation[row])
             weight = share * (1.0 - ionised) * cross_section / energy  # times d ln E
             heat[row] += weight * electron * f_heat
             ions[row] += weight * (1.0 + f_ions * electron / 13.6) / ELECTRON_VOLT
@@ -447,13 +585,15 @@ def _evolve(background, sources, z, mass, collapse, filling, radii, continuum, i
     total_ions = ionising.sum(axis=1)
 
     # Explicit steps, as 21cmFAST takes them: rates of the new redshift act on the state of the one before.
-    log_ionised = np.log(SECONDARY_IONISED)
-    cold, hot, lyman, ionised, age = (np.zeros(count) for _ in range(5))
+    secondaries = sources.secondaries
+    log_ionised = np.log(secondaries.ionised)
+    cold, hot, lyman, ionised, age, dark, feedback = (np.zeros(count) for _ in range(7))
     x_ray_lyman = np.zeros(count)
     heat_rate = np.zeros((len(radii), count))
     kept = np.ones(count)
     steps = np.append(np.diff(z), 0.0)
     cold[-1], ionised[-1] = first_light_state(z[-1], background)
+    dark[-1] = ionised[-1]
     for i in range(count - 1, -1, -1):
         above, step = min(i + 1, count - 1), steps[i]
         x, temperature = ionised[above], cold[above] + hot[above] + lyman[above]
@@ -462,9 +602,9 @@ def _evolve(background, sources, z, mass, collapse, filling, radii, continuum, i
         part = position - low
         ions = (1.0 - part) * total_ions[low, i] + part * total_ions[low + 1, i]
         shares = (1.0 - part) * heating[low, :, i] + part * heating[low + 1, :, i]
-        alpha_share = (1.0 - part) * SECONDARY_LYMAN_ALPHA[low] + part * SECONDARY_LYMAN_ALPHA[low + 1]
+        alpha_share = (1.0 - part) * secondaries.lyman_alpha[low] + part * secondaries.lyman_alpha[low + 1]
         # Lyman-alpha photons from X-rays reach the line where they are made.
-        f_heat = np.interp(np.log(max(x, 1e-4)), log_ionised, SECONDARY_HEAT[:, 3])
+        f_heat = np.interp(np.log(max(x, 1e-4)), log_ionised, secondaries.heat[:, 3])
         made = shares.sum() * alpha_share / f_heat / (10.2 * ELECTRON_VOLT)
         x_ray_lyman[i] = made * density[i] * LIGHT_SPEED / (4.0 * np.pi * LYMAN_ALPHA_FREQUENCY * hubble[i])
 
@@ -473,15 +613,21 @@ def _evolve(background, sources, z, mass, collapse, filling, radii, continuum, i
         new = step * heat_rate[:, i].sum()
         recoil, cascade = lyman_heating(temperature, optical_depth[i])
         lyman_rate = per_particle * lyman_photons[i] * (total_continuum[i] * recoil + total_injected[i] * cascade)
+        lyman_rate = lyman_rate if sources.lyman_heating else 0.0
         coupling = step * compton[i] * x / (1.0 + x + helium_share)
         kept[i] = 1.0 - 2.0 * step / (1.0 + z[i]) - coupling
         cold[i] = kept[i] * cold[above] + coupling * cmb[i]
         growth = collapse.growth_factor[above] / collapse.growth_factor[i]
         age[i] = (age[above] * growth * hot[above] * kept[i] + new) / max(hot[above] * kept[i] + new, 1e-30)
+        slope = np.log(max(heating[low + 1, :, i].sum(), 1e-300) / max(heating[low, :, i].sum(), 1e-300))
+        slope *= (1.0 - dark[above] / x) / (log_ionised[low + 1] - log_ionised[low]) if x > dark[above] > 0.0 else 0.0
+        feedback[i] = (feedback[above] * hot[above] * kept[i] + slope * new) / max(hot[above] * kept[i] + new, 1e-30)
         hot[i] = hot[above] * kept[i] + new
         lyman[i] = lyman[above] * kept[i] + step * lyman_rate
         recombined = _recombination(temperature) * sources.clumping_factor * x**2 * hydrogen_density[i]
         ionised[i] = min(max(x + step * time[i] * (ions - recombined), 0.0), 0.999)
+        recombined = _recombination(cold[above]) * sources.clumping_factor * dark[above] ** 2 * hydrogen_density[i]
+        dark[i] = max(dark[above] - step * time[i] * recombined, 0.0)
 
     # The contrast at which sources of a radius formed is that of the mean time their light took.
     x_ray_response = np.empty_like(collapse.growth)
@@ -513,6 +659,7 @@ def _evolve(background, sources, z, mass, collapse, filling, radii, continuum, i
         lyman_temperature=lyman,
         lyman_flux=star_flux.sum(axis=0) + x_ray_lyman,
         heating_age=age,
+        heating_feedback=feedback,
         x_ray_response=x_ray_response,
         lyman_response=lyman_response,
         collapse=collapse,

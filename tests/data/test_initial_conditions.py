@@ -57,7 +57,5 @@ def test_constant_maps_and_odd_sides(tmp_path):
 
 def test_errors(tmp_path):
     database = write(tmp_path / "a.h5", smooth_maps(4))
-    with pytest.raises(ValueError, match=r"field: expected one of \['density_z15'\], got 'density_z10'"):
+    with pytest.raises(ValueError, match=r"there is no field 'density_z10'; expected one of"):
         find_repeated_initial_conditions(database, "density_z10")
-    with pytest.raises(ValueError, match="threshold: expected a correlation above 0"):
-        find_repeated_initial_conditions(database, "density_z15", threshold=0.0)

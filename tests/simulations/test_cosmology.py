@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -101,3 +102,62 @@ def test_background_is_shared_and_attributes_use_21cmfast_names():
 def test_unphysical_cosmologies_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
         dataclasses.replace(Cosmology(), **changes)
+
+
+def test_fitted_growth_is_that_of_21cmfast():
+    # py21cmfast 4.1.1, cfuncs.get_growth_factor with its default cosmology.
+    planck = Cosmology(omega_m=0.30964144, omega_b=0.04897468, h=0.6766, sigma_8=0.8102, n_s=0.9665)
+    fitted = dataclasses.replace(planck, growth="carroll_1992").background()
+    redshift = np.array([0.0, 10.0, 15.0, 20.0])
+    np.testing.assert_allclose(fitted.growth(redshift), [1.0, 0.1158839, 0.0796665, 0.0606865], rtol=1e-4)
+    np.testing.assert_allclose(fitted.growth(redshift), planck.background().growth(redshift), rtol=5e-3)
+
+
+def test_growth_rate_follows_the_matter_density():
+    background = Cosmology().background()
+    for z in (0.5, 2.0, 10.0):
+        matter = 0.31 * (1.0 + z) ** 3 / (0.31 * (1.0 + z) ** 3 + 0.69)
+        assert background.growth_rate(z) == pytest.approx(matter**0.55, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("redshift", "radius", "contrast"), [(10.0, 2.0, 0.2), (10.0, 2.0, 0.6), (15.0, 5.0, 0.2), (8.0, 5.0, 0.0)]
+)
+def test_conditional_mass_fraction_counts_random_walks(redshift, radius, contrast):
+    """Share of random walks from a sphere's contrast that cross the ellipsoidal barrier before a halo mass."""
+    background = Cosmology().background()
+    growth = background.growth(redshift)
+    sphere = 4.0 / 3.0 * np.pi * radius**3 * background.mean_matter_density
+    smallest = 2e8
+    variance = np.linspace(background.sigma(sphere) ** 2, background.sigma(smallest) ** 2, 400)
+    critical = 1.686 / growth
+    barrier = np.sqrt(0.73) * critical * (1.0 + 0.34 * (variance / (0.73 * critical**2)) ** 0.81)
+    step = variance[1] - variance[0]
+    generator = np.random.default_rng(0)
+    walk = np.full(40_000, contrast / growth)
+    survival = np.ones_like(walk)
+    for before, after in itertools.pairwise(barrier):
+        moved = walk + generator.standard_normal(len(walk)) * np.sqrt(step)
+        # A walk below the barrier at both ends of a step may have crossed it in between.
+        below = (walk < before) & (moved < after)
+        bridge = np.exp(-2.0 * np.maximum(before - walk, 0.0) * np.maximum(after - moved, 0.0) / step)
+        survival *= np.where(below, 1.0 - bridge, 0.0)
+        walk = moved
+    mass = np.geomspace(smallest, sphere, 4001)[:-1]
+    share, _ = background.conditional_mass_fraction(growth, mass, sphere, np.array([contrast / growth]))
+    counted, error = 1.0 - survival.mean(), survival.std() / np.sqrt(len(survival))
+    # The Taylor series of Sheth & Tormen is good to a few per cent.
+    assert np.trapezoid(share[0], np.log(mass)) == pytest.approx(counted, abs=4.0 * error, rel=0.08)
+
+
+def test_dense_spheres_are_whole_haloes():
+    background = Cosmology().background()
+    share, full = background.conditional_mass_fraction(0.1, np.array([1e8, 1e9]), 1e11, np.array([0.0, 30.0]))
+    assert full.tolist() == [False, True]
+    assert share[1].tolist() == [0.0, 0.0]
+    assert np.all(share[0] > 0.0)
+
+
+def test_unknown_growth_is_refused():
+    with pytest.raises(ValueError, match="expected growth 'exact' or 'carroll_1992', got 'liddle'"):
+        Cosmology(growth="liddle")

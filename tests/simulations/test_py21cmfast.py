@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS
-from keras_cosmo.simulations.py21cmfast import Py21cmfastLightconeSimulator, import_py21cmfast
+from keras_cosmo.simulations.py21cmfast import Py21cmfastLightconeSimulator
+from keras_cosmo.simulations.py21cmfast_package import import_py21cmfast
 
 VALUES = np.array([30.0, 40.0, 4.7, 0.5])
 SMALL = {"box_cells": 16, "cell_size": 3.0, "z_max": 8.0, "slices": 2, "spacing": 24.0, "redshift_step": 1.2}

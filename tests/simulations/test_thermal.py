@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -141,6 +143,54 @@ def test_brightness_temperature_limits():
     assert signal(velocity_gradient=-0.2 * one) == pytest.approx(saturated / 0.8, rel=0.01)
     assert abs(signal(lyman_flux=1e-20 * one, temperature=3 * one)) < 1.0  # nothing couples cold gas to the line
     assert signal(temperature=3.0 * one) < -150.0
+
+
+def detailed_history(**changes):
+    redshift = np.geomspace(11.0, 36.0, 31) - 1.0
+    radii, mass = np.array([1.0, 5.0, 20.0]), np.full(31, 3e8)
+    collapse = thermal.CollapseModel(BACKGROUND, redshift, mass, radii, np.array([2.0, 1.0, 0.5]))
+    return thermal.radiative_history(
+        BACKGROUND,
+        dataclasses.replace(SOURCES, **changes),
+        collapse,
+        neutral_filling=np.ones(31),
+        threshold_mass=mass,
+        x_ray_luminosity=10**40.5,
+        x_ray_threshold=0.5,
+        shells=np.geomspace(1.0, 430.0, 40),
+    )
+
+
+def test_detailed_tables_refine_the_short_ones():
+    short, full = thermal.SHORT_SECONDARIES, thermal.FULL_SECONDARIES
+    for name in ("ionised", "heat", "ionisation", "lyman_alpha"):
+        coarse, fine = getattr(short, name), getattr(full, name)
+        assert len(fine) == len(full.ionised) == len(short.ionised) + 3
+        np.testing.assert_array_equal(np.delete(fine, (2, 4, 7), axis=0), coarse)
+        assert np.all(np.diff(fine, axis=0) > 0.0) or np.all(np.diff(fine, axis=0) < 0.0)
+    assert len(thermal.LYMAN_BAND_SLOPES) == len(thermal.LYMAN_BAND_SHARES)
+    rough, detailed = detailed_history(), detailed_history(detailed=True)
+    assert 1.0 < detailed.lyman_flux[0] / rough.lyman_flux[0] < 1.15  # the last shell before the horizon counts in part
+    assert 0.9 < detailed.x_ray_temperature[0] / rough.x_ray_temperature[0] < 1.0
+
+
+def test_lyman_heating_can_be_left_out():
+    with_heat, without = detailed_history(), detailed_history(lyman_heating=False)
+    assert with_heat.lyman_temperature[0] > 0.1
+    assert np.all(without.lyman_temperature == 0.0)
+    np.testing.assert_array_equal(with_heat.lyman_flux > 0.0, without.lyman_flux > 0.0)
+
+
+def test_ionised_gas_is_heated_more():
+    feedback = detailed_history(detailed=True).heating_feedback
+    assert np.all(feedback >= 0.0)
+    # The heated share goes as ionised fraction to the power 0.1 to 0.3 where it matters.
+    assert 0.05 < feedback[0] < 0.3
+
+
+def test_gas_before_first_light_is_less_than_adiabatic():
+    assert thermal.first_light_response(10.0) == 0.58
+    assert thermal.first_light_response(35.0) == pytest.approx(0.43)
 
 
 @pytest.mark.parametrize(
