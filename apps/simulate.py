@@ -4,8 +4,13 @@
     python apps/simulate.py lightcones --count 1000 --out cones.h5 --like other.h5       in the geometry of other.h5
     python apps/simulate.py lightcones --simulator py21cmfast --count 100 --out real.h5  hours to days
 
-21cmFAST cannot evolve haloes that outweigh a cell. With cells of 1.5 Mpc log10_T_vir is therefore drawn up to 5.93, not
-up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit.
+    python apps/simulate.py coeval --count 1000 --out boxes.h5                           21-cm and matter maps, z = 15
+    python apps/simulate.py coeval --count 1000 --out boxes.h5 --redshifts 10,15,20 --design latin-hypercube
+    python apps/simulate.py coeval --simulator py21cmfast --box-cells 64 --slabs 8 --count 100 --out real.h5     hours
+
+21cmFAST cannot evolve haloes that outweigh a cell. With light-cones of 1.5 Mpc cells log10_T_vir is therefore drawn up
+to 5.93, not up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit. Coeval
+boxes have none.
 
 Until complete, the database is called <out>.partial. Run the same command again to resume; --workers may differ.
 Exit status: 0 complete, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
@@ -16,22 +21,49 @@ import logging
 import os
 import pathlib
 import sys
+from collections.abc import Iterable
 
 from keras_cosmo.tasks.presets import fail
 
-# Flag -> simulators that have this field.
+# As keras_cosmo.data.campaign.DESIGNS and keras_cosmo.slicing.PROJECTIONS, which would make --help wait for NumPy.
+DESIGNS = ("uniform", "sobol", "latin-hypercube")
+PROJECTIONS = ("mean", "sum")
+
+
+def redshift_list(text: str) -> tuple[float, ...]:
+    """Numbers from text such as ``10,15,20``."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 10,15,20, got {text!r}") from error
+
+
+# Kind -> flag -> its type, the simulators that have this field, and its meaning.
+BOTH, EMBEDDED, PY21CMFAST = ("embedded", "py21cmfast"), ("embedded",), ("py21cmfast",)
 GEOMETRY = {
-    "n_perp": (int, ("embedded",), "cells across the sky"),
-    "n_los": (int, ("embedded",), "cells along the line of sight"),
-    "maps_per_simulation": (int, ("embedded",), "images per simulation"),
-    "box_size": (float, ("embedded",), "side of a periodic box whose longest modes to drop at [Mpc]"),
-    "box_cells": (int, ("py21cmfast",), "cells along each side of the box"),
-    "slices": (int, ("py21cmfast",), "slices of each box"),
-    "spacing": (float, ("py21cmfast",), "distance between slices [Mpc]"),
-    "parts": (int, ("py21cmfast",), "images that each slice is cut into"),
-    "z_min": (float, ("embedded", "py21cmfast"), "redshift of the nearest cell"),
-    "z_max": (float, ("embedded", "py21cmfast"), "redshift where the light-cone ends"),
-    "cell_size": (float, ("embedded", "py21cmfast"), "side of a cell [Mpc]"),
+    "lightcones": {
+        "n_perp": (int, EMBEDDED, "cells across the sky"),
+        "n_los": (int, EMBEDDED, "cells along the line of sight"),
+        "maps_per_simulation": (int, EMBEDDED, "images per simulation"),
+        "box_size": (float, EMBEDDED, "side of a periodic box whose longest modes to drop at [Mpc]"),
+        "box_cells": (int, PY21CMFAST, "cells along each side of the box"),
+        "slices": (int, PY21CMFAST, "slices of each box"),
+        "spacing": (float, PY21CMFAST, "distance between slices [Mpc]"),
+        "parts": (int, PY21CMFAST, "images that each slice is cut into"),
+        "z_min": (float, BOTH, "redshift of the nearest cell"),
+        "z_max": (float, BOTH, "redshift where the light-cone ends"),
+        "cell_size": (float, BOTH, "side of a cell [Mpc]"),
+        "redshift_step": (float, PY21CMFAST, "ratio of (1+z) between two evolved boxes"),
+    },
+    "coeval": {
+        "redshifts": (redshift_list, BOTH, "redshifts of the maps, such as 10,15,20"),
+        "box_cells": (int, BOTH, "cells along each side of the box, and of a map"),
+        "cell_size": (float, BOTH, "side of a cell [Mpc]"),
+        "slabs": (int, BOTH, "slabs of each box, one map each; must divide the cells"),
+        "slab_cells": (int, BOTH, "cells that a slab is thick"),
+        "projection": (str, BOTH, "how the cells of a slab make a map: mean or sum"),
+        "redshift_step": (float, PY21CMFAST, "ratio of (1+z) between two evolved boxes"),
+    },
 }
 
 
@@ -40,19 +72,24 @@ def parse_args(argv=None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    lightcones = kinds.add_parser(
-        "lightcones",
-        help="21-cm light-cone images for the regression task",
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
-    add_campaign_flags(lightcones)
-    lightcones.add_argument("--simulator", choices=("embedded", "py21cmfast"), default="embedded", help="%(default)s")
-    geometry = lightcones.add_argument_group("geometry (default: that of the simulator)")
-    geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help="take cells and redshifts from it")
-    for name, (kind, simulators, text) in GEOMETRY.items():
-        flag, text = "--" + name.replace("_", "-"), f"{text} ({', '.join(simulators)})"
-        geometry.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar="VALUE", help=text)
+    for kind, text in (
+        ("lightcones", "21-cm light-cone images for the regression task"),
+        ("coeval", "21-cm maps and the matter maps behind them, from boxes at fixed redshifts"),
+    ):
+        command = kinds.add_parser(kind, help=text, formatter_class=formatter, allow_abbrev=False)
+        add_campaign_flags(command)
+        command.add_argument("--simulator", choices=BOTH, default="embedded", help="%(default)s")
+        geometry = command.add_argument_group("geometry (default: that of the simulator)")
+        geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help="take cells and redshifts from it")
+        for name, (value, simulators, meaning) in GEOMETRY[kind].items():
+            options = {"choices": PROJECTIONS} if name == "projection" else {"metavar": "VALUE"}
+            geometry.add_argument(
+                flag_of(name),
+                type=value,
+                default=argparse.SUPPRESS,
+                help=f"{meaning} ({', '.join(simulators)})",
+                **options,
+            )
     return parser.parse_args(argv)
 
 
@@ -63,22 +100,31 @@ def add_campaign_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="database to make, .h5")
     parser.add_argument("--workers", type=int, default=cores, help="processes, one core each (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of parameters and initial conditions (%(default)s)")
-    parser.add_argument(
-        "--design", choices=("uniform", "sobol"), default="uniform", help="of the parameters (%(default)s)"
-    )
+    parser.add_argument("--design", choices=DESIGNS, default="uniform", help="of the parameters (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the maps (%(default)s)")
 
 
-def lightcone_simulator(arguments: argparse.Namespace):
-    """The simulator that the flags ask for; ValueError or TypeError if it cannot be."""
-    given = {name: getattr(arguments, name) for name in GEOMETRY if hasattr(arguments, name)}
+def flag_of(name: str) -> str:
+    """The flag of a simulator's field."""
+    return "--" + name.replace("_", "-")
+
+
+def given_geometry(arguments: argparse.Namespace) -> dict:
+    """The fields of the simulator that were given; ValueError if it has no such field."""
+    known = GEOMETRY[arguments.kind]
+    given = {name: getattr(arguments, name) for name in known if hasattr(arguments, name)}
     for name in given:
-        if arguments.simulator not in GEOMETRY[name][1]:
-            flags = [flag for flag, (_, simulators, _) in GEOMETRY.items() if arguments.simulator in simulators]
-            names = ", ".join("--" + flag.replace("_", "-") for flag in flags)
-            raise ValueError(
-                f"--{name.replace('_', '-')} is not for --simulator {arguments.simulator}, which has {names}."
+        if arguments.simulator not in known[name][1]:
+            names = ", ".join(
+                flag_of(name) for name, (_, simulators, _) in known.items() if arguments.simulator in simulators
             )
+            raise ValueError(f"{flag_of(name)} is not for --simulator {arguments.simulator}, which has {names}.")
+    return given
+
+
+def lightcone_simulator(arguments: argparse.Namespace):
+    """The light-cone simulator that the flags ask for; ValueError or TypeError if it cannot be."""
+    given = given_geometry(arguments)
     like = geometry_of(arguments.like, arguments.simulator) if arguments.like else {}
     if arguments.simulator == "py21cmfast":
         from keras_cosmo.simulations.py21cmfast import Py21cmfastLightconeSimulator
@@ -112,6 +158,59 @@ def geometry_of(path: pathlib.Path, simulator: str) -> dict:
     return {**geometry, "n_perp": n_perp, "n_los": n_los}
 
 
+def coeval_simulator(arguments: argparse.Namespace):
+    """The simulator of coeval boxes that the flags ask for; ValueError or TypeError if it cannot be."""
+    given = given_geometry(arguments)
+    like = coeval_geometry_of(arguments.like, given) if arguments.like else {}
+    if arguments.simulator == "py21cmfast":
+        from keras_cosmo.simulations.py21cmfast_coeval import Py21cmfastCoevalSimulator
+
+        return Py21cmfastCoevalSimulator(**{**like, **given})
+    from keras_cosmo.simulations.coeval import CoevalSimulator
+
+    return CoevalSimulator(**{**like, **given})
+
+
+def coeval_geometry_of(path: pathlib.Path, given: Iterable[str] = ()) -> dict:
+    """Cells, slabs and redshifts of a database of coeval maps, as arguments of a simulator.
+
+    Only what is not among ``given`` is missed.
+    """
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+    from keras_cosmo.quantities import redshift_of_field
+
+    database = Database(path).require(task="matter")
+    found = {name: redshift_of_field(name) for name in database.fields}
+    redshifts = sorted({pair[1] for pair in found.values() if pair is not None})
+    shapes = {field.shape for field in database.fields.values()}
+    counts = set(np.bincount(database.simulation).tolist())
+    height, width = min(shapes)[:2]
+    if None in found.values() or database.cell_size is None or len(shapes) > 1 or height != width or len(counts) > 1:
+        raise ValueError(
+            f"{path}: --like needs square maps called brightness_temp_z15 and so on, as many of each simulation, and "
+            f"the root attribute cell_size; got {sorted(found)} of shapes {sorted(shapes)}, {sorted(counts)} maps per "
+            f"simulation, cell_size {database.cell_size}. Give --box-cells and so on instead."
+        )
+    if not database.attributes.get("periodic_across_sky", True):
+        raise ValueError(
+            f"{path}: its maps are parts of a box (periodic_across_sky is False), which no simulator here makes. Give "
+            f"--box-cells and so on instead of --like."
+        )
+    geometry = {
+        "box_cells": height, "cell_size": database.cell_size, "redshifts": tuple(redshifts), "slabs": counts.pop(),
+    }  # fmt: skip
+    for name, kind in (("slab_cells", int), ("projection", str)):
+        if name in database.attributes:
+            geometry[name] = kind(database.attributes[name])
+        elif name not in given:
+            logging.info(
+                "%s does not say %s: that of the simulator is taken, unless you give %s.", path, name, flag_of(name)
+            )
+    return geometry
+
+
 def main(argv=None) -> int:
     """Run the campaign; returns the exit status."""
     arguments = parse_args(argv)
@@ -122,7 +221,7 @@ def main(argv=None) -> int:
     from keras_cosmo.progress import progress_callback
 
     try:
-        simulator = lightcone_simulator(arguments)
+        simulator = SIMULATORS[arguments.kind](arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
         return fail(message(error), 2)
     try:
@@ -144,6 +243,9 @@ def main(argv=None) -> int:
     shapes = ", ".join(f"{name} {field.shape} [{field.unit}]" for name, field in simulator.fields.items())
     print(f"{path}: {arguments.count} simulations x {simulator.maps_per_simulation} maps: {shapes}")
     return 0
+
+
+SIMULATORS = {"lightcones": lightcone_simulator, "coeval": coeval_simulator}
 
 
 def message(error: BaseException) -> str:

@@ -190,8 +190,8 @@ def slab_starts(n_cells: int, *, slabs: int = 20, slab_cells: int = 4) -> np.nda
         )
     if slab_cells > n_cells // slabs:
         raise ValueError(
-            f"slab_cells: {slabs} slabs of {slab_cells} cells overlap in a box of {n_cells} cells. Take slabs of at most "
-            f"{n_cells // slabs} cells, or fewer slabs."
+            f"slab_cells: {slabs} slabs of {slab_cells} cells overlap in a box of {n_cells} cells. Take slabs of at "
+            f"most {n_cells // slabs} cells, or fewer slabs."
         )
     return np.arange(slabs) * (n_cells // slabs)
 

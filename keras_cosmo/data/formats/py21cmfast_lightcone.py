@@ -12,20 +12,18 @@ Facts about the files, from the writer's own source and from files it wrote:
   end and in memory only.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
+from keras_cosmo.data.formats.py21cmfast_header import HeaderReader, text
 from keras_cosmo.distances import comoving_distance, redshift_at_distance
 from keras_cosmo.slicing import slice_lightcone, sliced_shape
 
 FIELD = "lightcones/brightness_temp"
-COSMOLOGY_NAMES = ("hlittle", "OMm", "OMb", "POWER_INDEX")
 ATTRIBUTE_OF = {
     "zeta": "HII_EFF_FACTOR",
     "log10_L_X": "L_X",
@@ -85,10 +83,10 @@ class Py21cmfastLightcone:
                 the message says what it is instead, or what it lacks.
         """
         path = pathlib.Path(path)
-        with _open(path) as file:
+        with _header(path).open() as file:
             modern = _check_is_lightcone(path, file)
             dataset = _brightness_temperature(path, file)
-            record = _read_modern(path, file) if modern else _read_old(path, file)
+            record = (_read_modern if modern else _read_old)(_header(path), file)
             stored = dataset.shape
         near, far = record["buffer"]
         shape = (*stored[:2], stored[2] - near - far)
@@ -131,7 +129,7 @@ class Py21cmfastLightcone:
         """
         geometry = {"slices": slices, "spacing": spacing, "parts": parts, "axes": axes}
         self.images_shape(**geometry)
-        with _open(self.path) as file:
+        with _header(self.path).open() as file:
             dataset = _WithoutBuffer(file[FIELD], self.shape, self.buffer)
             images = slice_lightcone(dataset, self.cell_size, **geometry)
         finite = np.isfinite(images)
@@ -168,36 +166,8 @@ class _WithoutBuffer:
         return self.dataset[(*key, self.line_of_sight)]
 
 
-@contextlib.contextmanager
-def _open(path: pathlib.Path) -> Iterator[h5py.File]:
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a light-cone file of 21cmFAST, got a folder. Give one file in it.")
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: there is no such file. Expected a light-cone that 21cmFAST wrote with LightCone.save; correct "
-            f"the path."
-        )
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except PermissionError:
-        raise
-    except OSError as error:
-        if h5py.is_hdf5(path):
-            raise ValueError(
-                f"{path}: the HDF5 file is truncated or damaged ({error}). Copy it again, or run the light-cone again."
-            ) from error
-        raise ValueError(
-            f"{path}: expected an HDF5 file, got something else ({path.stat().st_size} bytes). Give a light-cone that "
-            f"21cmFAST wrote with LightCone.save."
-        ) from error
-    with file:
-        try:
-            yield file
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: the file cannot be read ({error}). It was changed or is damaged: copy it again, or run the "
-                f"light-cone again."
-            ) from error
+def _header(path: pathlib.Path) -> HeaderReader:
+    return HeaderReader(path, "light-cone", "LightCone.save")
 
 
 def _check_is_lightcone(path: pathlib.Path, file: h5py.File) -> bool:
@@ -239,13 +209,14 @@ def _brightness_temperature(path: pathlib.Path, file: h5py.File) -> h5py.Dataset
     return dataset
 
 
-def _read_modern(path: pathlib.Path, file: h5py.File) -> dict:
+def _read_modern(header: HeaderReader, file: h5py.File) -> dict:
     """Header of a file of version 4."""
+    path = header.path
     if "lightcone_distances" not in file:
         raise ValueError(f"{path}: expected a dataset lightcone_distances, got none. Save the light-cone again.")
     distances = np.asarray(file["lightcone_distances"][()], np.float64)
     state = {"last_completed_lcidx": -1, "lowz_buffer_pixels": 0, "highz_buffer_pixels": 0, **file.attrs}
-    reached, *buffer = (int(_number(path, state, name, "the root")) for name in list(state)[:3])
+    reached, *buffer = (int(header.number(state, name, "the root")) for name in list(state)[:3])
     if min(buffer) < 0:
         raise ValueError(f"{path}: expected buffers of at least 0 pixels, got {buffer}. Save the light-cone again.")
     if reached > 0:
@@ -255,36 +226,31 @@ def _read_modern(path: pathlib.Path, file: h5py.File) -> dict:
         )
     _check_not_begun(path, file)
     inputs = {
-        name: _attributes(path, file, f"InputParameters/{name}")
+        name: header.attributes(file, f"InputParameters/{name}")
         for name in ("simulation_options", "cosmo_params", "astro_params", "astro_options", "matter_options")
     }
-    cosmology = {name: _number(path, inputs["cosmo_params"], name, "cosmo_params") for name in COSMOLOGY_NAMES}
-    tables = file["InputParameters"].get("cosmo_tables")
-    sigma_8 = inputs["cosmo_params"].get("SIGMA_8")
-    if sigma_8 is None and tables is not None and tables.attrs.get("USE_SIGMA_8", False):
-        sigma_8 = tables.attrs.get("ps_norm")
-    cosmology["SIGMA_8"] = None if sigma_8 is None else float(sigma_8)
-    source_model = _text(inputs["matter_options"].get("SOURCE_MODEL", "CONST-ION-EFF"))
+    source_model = text(inputs["matter_options"].get("SOURCE_MODEL", "CONST-ION-EFF"))
     not_constant = None
     if source_model != "CONST-ION-EFF":
         not_constant = f"SOURCE_MODEL is {source_model!r}, not 'CONST-ION-EFF'"
     options = inputs["simulation_options"]
     return {
-        "version": _text(file["InputParameters"].attrs.get("21cmFAST-version", file.attrs.get("__version__", "4"))),
-        "random_seed": int(_number(path, file["InputParameters"].attrs, "random_seed", "InputParameters")),
-        "cell_size": _cell_size(path, options, "simulation_options"),
+        "version": text(file["InputParameters"].attrs.get("21cmFAST-version", file.attrs.get("__version__", "4"))),
+        "random_seed": int(header.number(file["InputParameters"].attrs, "random_seed", "InputParameters")),
+        "cell_size": header.cell_size(options, "simulation_options"),
         "distances": distances,
-        "cosmology": cosmology,
-        "parameters": _parameters(path, inputs["astro_params"]),
+        "cosmology": header.cosmology(inputs["cosmo_params"], file["InputParameters"].get("cosmo_tables")),
+        "parameters": _parameters(header, inputs["astro_params"]),
         "inactive": _inactive(inputs["astro_params"], inputs["astro_options"], not_constant),
         "from_checkpoints": reached == 0,
         "buffer": tuple(buffer),
     }
 
 
-def _read_old(path: pathlib.Path, file: h5py.File) -> dict:
+def _read_old(header: HeaderReader, file: h5py.File) -> dict:
     """Header of a file of version 3."""
-    redshift = _number(path, file.attrs, "redshift", "the root")
+    path = header.path
+    redshift = header.number(file.attrs, "redshift", "the root")
     reached = file.attrs.get("current_redshift")
     if reached is not None and float(reached) > redshift * (1 + 1e-3):
         raise ValueError(
@@ -293,21 +259,19 @@ def _read_old(path: pathlib.Path, file: h5py.File) -> dict:
         )
     _check_not_begun(path, file)
     inputs = {
-        name: _attributes(path, file, name) for name in ("user_params", "cosmo_params", "astro_params", "flag_options")
+        name: header.attributes(file, name) for name in ("user_params", "cosmo_params", "astro_params", "flag_options")
     }
-    cosmology = {name: _number(path, inputs["cosmo_params"], name, "cosmo_params") for name in COSMOLOGY_NAMES}
-    sigma_8 = inputs["cosmo_params"].get("SIGMA_8")
     not_constant = None
     if inputs["flag_options"].get("USE_MASS_DEPENDENT_ZETA", False):
         not_constant = "USE_MASS_DEPENDENT_ZETA is on"
     return {
-        "version": _text(file.attrs.get("version", "3")),
-        "random_seed": int(_number(path, file.attrs, "random_seed", "the root")),
-        "cell_size": _cell_size(path, inputs["user_params"], "user_params"),
+        "version": text(file.attrs.get("version", "3")),
+        "random_seed": int(header.number(file.attrs, "random_seed", "the root")),
+        "cell_size": header.cell_size(inputs["user_params"], "user_params"),
         "redshift": redshift,
         "distances": np.asarray(file["distances"][()], np.float64) if "distances" in file else None,
-        "cosmology": {**cosmology, "SIGMA_8": None if sigma_8 is None else float(sigma_8)},
-        "parameters": _parameters(path, inputs["astro_params"]),
+        "cosmology": header.cosmology(inputs["cosmo_params"]),
+        "parameters": _parameters(header, inputs["astro_params"]),
         "inactive": _inactive(inputs["astro_params"], inputs["flag_options"], not_constant),
         "buffer": (0, 0),
     }
@@ -323,41 +287,9 @@ def _check_not_begun(path: pathlib.Path, file: h5py.File) -> None:
         )
 
 
-def _attributes(path: pathlib.Path, file: h5py.File, group: str) -> dict:
-    if group not in file:
-        raise ValueError(f"{path}: expected a group {group} with parameters, got none. Save the light-cone again.")
-    return dict(file[group].attrs)
-
-
-def _number(path: pathlib.Path, attributes, name: str, group: str) -> float:
-    if name not in attributes:
-        raise ValueError(
-            f"{path}: expected the attribute {name} of {group}, got {sorted(attributes)}. Save the light-cone again "
-            f"with 21cmFAST 3.0 or newer."
-        )
-    value = attributes[name]
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a number in the attribute {name} of {group}, got {value!r}.") from error
-    if not np.isfinite(number):
-        raise ValueError(f"{path}: expected a finite number in the attribute {name} of {group}, got {number}.")
-    return number
-
-
-def _cell_size(path: pathlib.Path, attributes: dict, group: str) -> float:
-    length, cells = (_number(path, attributes, name, group) for name in ("BOX_LEN", "HII_DIM"))
-    if length <= 0 or cells < 1:
-        raise ValueError(
-            f"{path}: expected positive BOX_LEN and HII_DIM in {group}, got {length:g} and {cells:g}. The file is "
-            f"damaged: run the light-cone again."
-        )
-    return length / cells
-
-
-def _parameters(path: pathlib.Path, astro_params: dict) -> dict[str, float]:
+def _parameters(header: HeaderReader, astro_params: dict) -> dict[str, float]:
     values = {
-        parameter: _number(path, astro_params, attribute, "astro_params")
+        parameter: header.number(astro_params, attribute, "astro_params")
         for parameter, attribute in ATTRIBUTE_OF.items()
     }
     return {**values, "E_0": values["E_0"] / 1000.0}
@@ -378,7 +310,3 @@ def _inactive(astro_params: dict, options: dict, not_constant: str | None) -> di
         inactive["log10_L_X"] = "L_X has no effect: USE_TS_FLUCT is off"
         inactive["E_0"] = "NU_X_THRESH has no effect: USE_TS_FLUCT is off"
     return inactive
-
-
-def _text(value) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
