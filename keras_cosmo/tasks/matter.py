@@ -33,7 +33,7 @@ PRESETS = {
         symmetries="random",
         shifts="auto",
         padding="auto",
-        epochs=12,
+        epochs=6,
         plateau_patience=3,
     ),
     # For the start from a network that was trained on other boxes, with --start-from.

@@ -8,8 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from keras_cosmo.data.campaign import DESIGNS
 from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.quantities import Parameter
+from keras_cosmo.simulations.coeval import CoevalSimulator
+from keras_cosmo.simulations.py21cmfast_coeval import Py21cmfastCoevalSimulator
+from keras_cosmo.slicing import PROJECTIONS
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "apps" / "simulate.py"
 SMALL = ("--n-perp", "8", "--n-los", "64", "--workers", "1")
@@ -27,10 +31,21 @@ def run(app, *arguments):
     return app.main(["lightcones", *map(str, arguments)])
 
 
-def test_help_is_fast_because_nothing_is_imported():
+def run_coeval(app, *arguments):
+    return app.main(["coeval", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("lightcones", "--simulator --count --out --like --n-perp --maps-per-simulation --box-cells --redshift-step"),
+        ("coeval", "--simulator --count --out --like --redshifts --box-cells --cell-size --slab-cells --projection"),
+    ],
+)
+def test_help_is_fast_because_nothing_is_imported(kind, flags):
     program = (
         "import runpy, sys\n"
-        f"sys.argv = [{str(SCRIPT)!r}, 'lightcones', '--help']\n"
+        f"sys.argv = [{str(SCRIPT)!r}, {kind!r}, '--help']\n"
         "try:\n"
         "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as stop:\n"
@@ -40,8 +55,13 @@ def test_help_is_fast_because_nothing_is_imported():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for flag in ("--simulator", "--count", "--out", "--like", "--n-perp", "--maps-per-simulation", "--box-cells"):
+    for flag in (*flags.split(), "latin-hypercube"):
         assert flag in result.stdout
+
+
+def test_choices_are_those_of_the_library(app):
+    assert app.DESIGNS == DESIGNS
+    assert app.PROJECTIONS == PROJECTIONS
 
 
 def test_light_cones(app, tmp_path, capsys):
@@ -82,6 +102,94 @@ def test_like_another_database(app, tmp_path):
     )  # fmt: skip
     with pytest.raises(ValueError, match="--like needs the root attributes redshifts and cell_size"):
         app.geometry_of(bare, "embedded")
+
+
+def test_coeval_boxes(app, tmp_path, capsys):
+    out = tmp_path / "boxes.h5"
+    arguments = ("--count", 2, "--out", out, "--workers", 1, "--box-cells", 16, "--slabs", 4, "--slab-cells", 2)
+    assert (
+        run_coeval(app, *arguments, "--redshifts", "10,15", "--design", "latin-hypercube", "--projection", "sum") == 0
+    )
+    output = capsys.readouterr().out
+    assert f"{out}: 2 simulations x 4 maps: brightness_temp_z10 (16, 16) [mK], " in output
+    database = Database(out).require("matter", ("brightness_temp_z10", "density_z10", "density_z15"))
+    assert (database.n_maps, database.attributes["design"]) == (8, "latin-hypercube")
+    assert (database.attributes["projection"], database.attributes["slab_cells"]) == ("sum", 2)
+    command = ["coeval", "--count", "1", "--out", "x.h5", "--like", str(out)]
+    like = app.coeval_simulator(app.parse_args([*command, "--redshifts", "12"]))
+    expected = CoevalSimulator(box_cells=16, slabs=4, slab_cells=2, projection="sum", redshifts=(12.0,))
+    assert like == expected
+    real = ("--simulator", "py21cmfast", "--cell-size", "4", "--redshift-step", "1.3")
+    assert app.coeval_simulator(app.parse_args([*command, *real])) == Py21cmfastCoevalSimulator(
+        box_cells=16, slabs=4, slab_cells=2, projection="sum", redshifts=(10.0, 15.0), cell_size=4.0, redshift_step=1.3
+    )
+
+
+def matter_database(
+    path, *, shape=(8, 8), names=("brightness_temp_z10", "density_z10"), simulation=(0, 0), **attributes
+):
+    write_database(
+        path, task="matter", fields={name: (np.ones((len(simulation), *shape)), "") for name in names},
+        simulation=simulation, parameters=(), parameter_values=np.zeros((max(simulation) + 1, 0)),
+        attributes=attributes,
+    )  # fmt: skip
+    return path
+
+
+def test_coeval_boxes_like_a_database_that_says_less(app, tmp_path, caplog):
+    path = matter_database(tmp_path / "a.h5", cell_size=3.0)
+    with caplog.at_level("INFO"):
+        geometry = app.coeval_geometry_of(path, {"projection": "sum"})
+    assert geometry == {"box_cells": 8, "cell_size": 3.0, "redshifts": (10.0,), "slabs": 2}
+    assert "does not say slab_cells: that of the simulator is taken, unless you give --slab-cells" in caplog.text
+    assert "projection" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "cell_size None. Give --box-cells"),
+        ({"cell_size": 3.0, "names": ("density",)}, r"--like needs square maps .* got \['density'\]"),
+        ({"cell_size": 3.0, "shape": (8, 4)}, r"of shapes \[\(8, 4\)\]"),
+        ({"cell_size": 3.0, "simulation": (0, 1, 1)}, r"\[1, 2\] maps per simulation"),
+        ({"cell_size": 3.0, "periodic_across_sky": False}, "its maps are parts of a box"),
+    ],
+)
+def test_databases_that_coeval_boxes_cannot_be_like(app, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        app.coeval_geometry_of(matter_database(tmp_path / "a.h5", **options))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--redshift-step", 1.1), "--redshift-step is not for --simulator embedded, which has --redshifts, "),
+        (("--slabs", 7), "slabs: a box of 64 cells cannot be divided into 7"),
+        (("--like", "/nowhere/boxes.h5"), "there is no such file"),
+        (("--simulator", "py21cmfast", "--box-cells", 10), "expected at least 45 Mpc"),
+        (("--simulator", "py21cmfast", "--redshifts", "3"), "redshifts: expected one or more numbers from 5.5"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_of_coeval_is_one_line_and_status_2(app, tmp_path, capsys, arguments, message):
+    assert run_coeval(app, "--count", 2, "--out", tmp_path / "a.h5", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--redshifts", "ten"), "expected numbers with commas, such as 10,15,20, got 'ten'"),
+        (("--projection", "max"), "invalid choice: 'max'"),
+        (("--design", "grid"), "invalid choice: 'grid'"),
+    ],
+)
+def test_unparsable_usage_of_coeval(app, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        run_coeval(app, "--count", 1, "--out", "a.h5", *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
