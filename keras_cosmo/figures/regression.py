@@ -18,6 +18,8 @@ from keras_cosmo.figures.style import (
     PALETTE,
     brightness_temperature_colormap,
     brightness_temperature_norm,
+    check_array,
+    check_titles,
     density_colormap,
     figure_style,
     parameter_label,
@@ -47,9 +49,9 @@ def lightcone_images(maps, redshifts, cell_size: float, titles: Sequence[str] | 
     Raises:
         ValueError: On shapes that do not match or redshifts that do not rise.
     """
-    maps = _array(maps, 3, "maps", "(n, n_perp, n_los)")
+    maps = check_array(maps, 3, "maps", "(n, n_perp, n_los)")
     redshifts = _redshifts(redshifts, maps.shape[2], "maps")
-    titles = _titles(titles, len(maps))
+    titles = check_titles(titles, len(maps))
     n_perp, n_los = maps.shape[1:]
     with figure_style():
         width, panel = 11.0, 9.2 * np.clip(n_perp / n_los, 0.09, 0.6)
@@ -86,9 +88,9 @@ def global_signals(maps, redshifts, labels: Sequence[str] | None = None) -> Figu
         redshifts: Redshift of each cell along the line of sight, ``(n_los,)``, rising.
         labels: One label per light-cone, for the legend.
     """
-    maps = _array(maps, 3, "maps", "(n, n_perp, n_los)")
+    maps = check_array(maps, 3, "maps", "(n, n_perp, n_los)")
     redshifts = _redshifts(redshifts, maps.shape[2], "maps")
-    labels = _titles(labels, len(maps), "labels")
+    labels = check_titles(labels, len(maps), "labels")
     with figure_style():
         figure = Figure(figsize=(7.0, 4.0), layout="constrained")
         axes = figure.add_subplot()
@@ -216,7 +218,7 @@ def first_layer_filters(kernels) -> Figure:
     Raises:
         ValueError: If the shape is another one.
     """
-    kernels = _array(kernels, 4, "kernels", "(height, width, 1, n)")
+    kernels = check_array(kernels, 4, "kernels", "(height, width, 1, n)")
     if kernels.shape[2] != 1:
         raise ValueError(
             f"kernels: expected one input channel, shape (height, width, 1, n), got {kernels.shape}; "
@@ -264,8 +266,8 @@ def first_layer_responses(
     images, responses = np.asarray(images), np.asarray(responses)
     if images.ndim == 2 and responses.ndim == 3:
         images, responses = images[None], responses[None]
-    images = _array(images, 3, "images", "(m, n_perp, n_los)")
-    responses = _array(responses, 4, "responses", "(m, n_filters, height, width)")
+    images = check_array(images, 3, "images", "(m, n_perp, n_los)")
+    responses = check_array(responses, 4, "responses", "(m, n_filters, height, width)")
     too_large = responses.shape[2] > images.shape[1] or responses.shape[3] > images.shape[2]
     if len(images) != len(responses) or too_large:
         raise ValueError(
@@ -273,7 +275,7 @@ def first_layer_responses(
             f"{images.shape[1:]}, got {responses.shape}; move the channel axis to the second place."
         )
     redshifts = _redshifts(redshifts, images.shape[2], "images")
-    titles = _titles(titles, len(images))
+    titles = check_titles(titles, len(images))
     filters = responses.shape[1]
     high = np.array([np.percentile(responses[:, index], 99.5) for index in range(filters)])
     high = np.where(high > 0, high, np.maximum(responses.max(axis=(0, 2, 3)), 1e-12))
@@ -513,14 +515,6 @@ def _history_columns(history) -> dict[str, np.ndarray]:
     return columns
 
 
-def _array(values, dimensions: int, name: str, shape: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != dimensions or 0 in array.shape:
-        raise ValueError(f"{name}: expected shape {shape}, nothing empty, got {array.shape}.")
-    # Sums over half-precision maps overflow, so figures work in float32 at least.
-    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-
-
 def _redshifts(redshifts, n_los: int, name: str) -> np.ndarray:
     redshifts = np.asarray(redshifts, dtype=np.float64)
     if redshifts.shape != (n_los,) or not np.all(np.diff(redshifts) > 0):
@@ -529,10 +523,3 @@ def _redshifts(redshifts, n_los: int, name: str) -> np.ndarray:
             f"got shape {redshifts.shape}."
         )
     return redshifts
-
-
-def _titles(titles: Sequence[str] | None, count: int, name: str = "titles") -> list[str]:
-    titles = [""] * count if titles is None else list(titles)
-    if len(titles) != count:
-        raise ValueError(f"{name}: expected {count}, got {len(titles)}.")
-    return titles

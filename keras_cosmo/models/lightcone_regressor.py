@@ -1,10 +1,9 @@
 """The two-layer convolutional network of Gillet et al. (2019)."""
 
-import math
-import numbers
-
 import keras
 from keras import layers
+
+from keras_cosmo.models import arguments
 
 
 @keras.saving.register_keras_serializable("keras_cosmo")
@@ -76,17 +75,16 @@ class LightconeRegressor(keras.Model):
         name="lightcone_regressor",
         trainable=True,
     ):
-        num_parameters = _positive_integer("num_parameters", num_parameters)
-        kernel_size = _positive_integer("kernel_size", kernel_size)
-        pool_size = _positive_integer("pool_size", pool_size)
-        filters = _positive_integers("filters", filters)
-        dense_units = _positive_integers("dense_units", dense_units)
-        map_shape = _positive_integers("map_shape", map_shape)
+        num_parameters = arguments.positive_integer("num_parameters", num_parameters)
+        kernel_size = arguments.positive_integer("kernel_size", kernel_size)
+        pool_size = arguments.positive_integer("pool_size", pool_size)
+        filters = arguments.positive_integers("filters", filters)
+        dense_units = arguments.positive_integers("dense_units", dense_units)
+        map_shape = arguments.positive_integers("map_shape", map_shape)
         check_map_shape(map_shape, len(filters), kernel_size, pool_size)
-        if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
-            raise ValueError(f"`dropout`: expected a fraction from 0 up to, but not including, 1, got {dropout!r}.")
-        input_mean = _finite("input_mean", input_mean)
-        input_standard_deviation = _finite("input_standard_deviation", input_standard_deviation, positive=True)
+        dropout = arguments.fraction("dropout", dropout)
+        input_mean = arguments.finite("input_mean", input_mean)
+        input_standard_deviation = arguments.finite("input_standard_deviation", input_standard_deviation, positive=True)
         output_mean = _one_per_parameter("output_mean", output_mean, num_parameters)
         output_standard_deviation = _one_per_parameter(
             "output_standard_deviation", output_standard_deviation, num_parameters, positive=True
@@ -129,7 +127,7 @@ class LightconeRegressor(keras.Model):
         self.kernel_size = kernel_size
         self.pool_size = pool_size
         self.dense_units = dense_units
-        self.dropout = float(dropout)
+        self.dropout = dropout
         self.input_mean = input_mean
         self.input_standard_deviation = input_standard_deviation
         self.output_mean = output_mean
@@ -183,31 +181,7 @@ def _one_per_parameter(argument, values, num_parameters, positive=False):
     values = list(values) if hasattr(values, "__len__") and getattr(values, "ndim", 1) else [values]
     if len(values) != num_parameters:
         raise ValueError(f"`{argument}`: expected {num_parameters} values, one per parameter, got {len(values)}.")
-    return [_finite(argument, value, positive) for value in values]
-
-
-def _finite(argument, value, positive=False):
-    """The value as a plain float, which JSON can hold."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (positive and number <= 0):
-        expected = "positive, finite" if positive else "finite"
-        raise ValueError(f"`{argument}`: expected a {expected} number, got {value!r}. Measure it on the training data.")
-    return number
-
-
-def _positive_integer(argument, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{argument}`: expected an integer of at least 1, got {value!r}.")
-    return int(value)
-
-
-def _positive_integers(argument, values):
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise ValueError(f"`{argument}`: expected a sequence of integers of at least 1, got {values!r}.")
-    return tuple(_positive_integer(argument, value) for value in values)
+    return [arguments.finite(argument, value, positive) for value in values]
 
 
 def _plain(values):
