@@ -48,6 +48,7 @@ class Scan:
         mean: Field name -> mean of each map, ``(n_maps,)`` float64, in the unit of the field.
         squared_deviations: Field name -> sum over pixels of the squared deviation from that map's mean,
             ``(n_maps,)`` float64 (the M2 of Chan, Golub & LeVeque 1983).
+        minimum, maximum: Field name -> smallest and largest pixel of each map, ``(n_maps,)`` float64.
         fingerprint: ``"sha256:..."`` of the content: maps, units, parameters and simulation ids. It does not
             depend on the order of attributes, on the file layout, or on the byte order.
     """
@@ -55,6 +56,8 @@ class Scan:
     count: dict[str, int]
     mean: dict[str, np.ndarray]
     squared_deviations: dict[str, np.ndarray]
+    minimum: dict[str, np.ndarray]
+    maximum: dict[str, np.ndarray]
     fingerprint: str
 
 
@@ -231,13 +234,15 @@ class Database:
         digest = hashlib.sha256()
         total = sum(self.n_maps * storage.pixels for storage in self._storage.values())
         done = 0
-        count, mean, squared_deviations = {}, {}, {}
+        count, mean, squared_deviations, minimum, maximum = {}, {}, {}, {}, {}
         for field, storage in self._storage.items():
             header = [field, self.fields[field].unit, list(storage.shape), self.n_maps]
             digest.update(json.dumps(header).encode())
             count[field] = storage.pixels
             mean[field] = np.zeros(self.n_maps)
             squared_deviations[field] = np.zeros(self.n_maps)
+            minimum[field] = np.full(self.n_maps, np.inf)
+            maximum[field] = np.full(self.n_maps, -np.inf)
             seen = np.zeros(self.n_maps)
             for maps, pixels in self._scan_blocks(field, storage):
                 digest.update(pixels.astype("<f4", copy=False).tobytes())
@@ -245,6 +250,8 @@ class Database:
                 block_mean = block.mean(axis=1)
                 if not np.isfinite(block_mean).all():
                     self._raise_not_finite(field, maps, block)
+                minimum[field][maps] = np.minimum(minimum[field][maps], block.min(axis=1))
+                maximum[field][maps] = np.maximum(maximum[field][maps], block.max(axis=1))
                 block -= block_mean[:, None]
                 block_squared = np.einsum("mp,mp->m", block, block)
                 size = block.shape[1]
@@ -260,7 +267,7 @@ class Database:
         digest.update(json.dumps(names).encode())
         digest.update(self.parameter_values.astype("<f8").tobytes())
         digest.update(self.simulation.astype("<i8").tobytes())
-        return Scan(count, mean, squared_deviations, f"sha256:{digest.hexdigest()}")
+        return Scan(count, mean, squared_deviations, minimum, maximum, f"sha256:{digest.hexdigest()}")
 
     def _read_structure(self, file: h5py.File) -> None:
         self.attributes = {name: _plain(value) for name, value in sorted(file.attrs.items())}

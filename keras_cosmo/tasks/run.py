@@ -123,7 +123,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     elif trainer.steps_made == 0 and (measured := _finished(settings.out, history)):
         logger.info("This run is finished: see %s. Nothing was trained or exported.", settings.out / "report.html")
         return measured
-    if trainer.best_weights.exists():
+    if trainer.best_weights.exists() and task.keeps_best(settings.preset):
         trainer.load_best()
     return finish(task, settings, model, prepared, history, config)
 

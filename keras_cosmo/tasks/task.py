@@ -145,6 +145,10 @@ class Task(abc.ABC):
     def callbacks(self, preset) -> list:
         """Keras callbacks of the recipe."""
 
+    def keeps_best(self, preset) -> bool:
+        """Whether the weights with the lowest validation loss are measured and exported, or the last ones."""
+        return True
+
     @abc.abstractmethod
     def evaluate(self, preset, model, prepared: Prepared, seed: int) -> Evaluation:
         """Metrics and baselines on the test part."""

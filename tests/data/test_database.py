@@ -145,6 +145,8 @@ def test_scan_moments_and_fingerprint(path, monkeypatch, block_bytes):
         assert scan.count[field] == maps.shape[1]
         np.testing.assert_allclose(scan.mean[field], maps.mean(axis=1), rtol=1e-13)
         np.testing.assert_allclose(scan.squared_deviations[field], maps.var(axis=1) * maps.shape[1], rtol=1e-12)
+        np.testing.assert_array_equal(scan.minimum[field], maps.min(axis=1))
+        np.testing.assert_array_equal(scan.maximum[field], maps.max(axis=1))
     assert seen[-1] == (6 * 20 + 6 * 9, 6 * 20 + 6 * 9)
     digest = hashlib.sha256()
     digest.update(b'["brightness_temp", "mK", [4, 5], 6]' + MAPS.tobytes())
