@@ -14,6 +14,7 @@ FLOORS = {
     "files": 0,
     "progress": 0,
     "distances": 0,
+    "haloes": 0,
     "simulations": 0,
     "statistics": 0,
     "layers": 0,
@@ -33,6 +34,7 @@ STRANGERS = [{"models", "data"}, {"models", "simulations"}, {"data", "simulation
 NO_TENSORFLOW = (
     "quantities",
     "slicing",
+    "haloes",
     "simulations",
     "statistics",
     "layers",
@@ -52,6 +54,10 @@ def imports(source: str):
         elif isinstance(node, ast.ImportFrom):
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+# Gradients of several networks at once need a tape, which Keras does not have.
+MAY_USE_TENSORFLOW = ("models/line_separator.py",)
 
 
 def violations(room: str, source: str):
@@ -75,7 +81,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert list(violations(room, path.read_text())) == []
+    found = list(violations(room, path.read_text()))
+    allowed = ["tensorflow"] if path.relative_to(PACKAGE).as_posix() in MAY_USE_TENSORFLOW else []
+    assert found == allowed
 
 
 def test_every_room_has_a_floor():

@@ -6,7 +6,7 @@ on machines without a display.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from keras_cosmo.quantities import Parameter
+from keras_cosmo.statistics.spectra import over_maps
 
 #: Colours by role, from the colour-blind-safe set of Wong (2011, Nature Methods 8, 441).
 PALETTE = {
@@ -142,12 +143,12 @@ def map_scale(maps) -> Normalize:
 
 
 def draw_map(axes: Axes, image, cell_size: float, **options) -> AxesImage:
-    """Draw a map with its first axis to the right and its second axis up, both in Mpc.
+    """Draw a map with its first axis to the right and its second axis up, both in the unit of the cell size.
 
     Args:
         axes: Where to draw.
         image: Shape ``(nx, ny)``.
-        cell_size: Side of a cell in Mpc.
+        cell_size: Side of a cell, such as in Mpc.
         options: For `matplotlib.axes.Axes.imshow`, such as ``norm`` and ``cmap``.
     """
     extent = (0, image.shape[0] * cell_size, 0, image.shape[1] * cell_size)
@@ -173,6 +174,47 @@ def draw_brightness_temperature(figure: Figure, axes: Axes, image, cell_size: fl
     ticks = two_sided_ticks(norm) if isinstance(norm, TwoSlopeNorm) else None
     figure.colorbar(picture, cax=bar, label=BRIGHTNESS_LABEL, extend="both", ticks=ticks, **options)
     return picture
+
+
+def source_colours(sources: Iterable[str]) -> dict[str, str]:
+    """Colours by source: its role's where it has one, the next free one of the cycle for every other."""
+    sources = list(sources)
+    free = [colour for colour in CYCLE if colour not in {PALETTE[name] for name in sources if name in PALETTE}]
+    others = [name for name in sources if name not in PALETTE]
+    return {name: PALETTE[name] if name in PALETTE else free[others.index(name) % len(free)] for name in sources}
+
+
+def draw_band(
+    axes: Axes, x, values, label: str, colour: str, linestyle="-", width: float = 1.6, zorder: float = 3.0
+) -> tuple[float, float]:
+    """Mean over maps as a line with a band of one standard deviation.
+
+    On a logarithmic axis, where the mean less the deviation may be negative, a band of the relative deviation s reaches
+    down to mean / (1 + s), and a mean of zero is left out.
+
+    Args:
+        axes: Where to draw; its scale must be set before.
+        x: Shape ``(n,)``.
+        values: Shape ``(n_maps, n)``; NaN where a map has no value.
+        label: For the legend.
+        colour: Of the line and the band.
+        linestyle: Of the line.
+        width: Of the line.
+        zorder: Of the band; the line is above it.
+
+    Returns:
+        The highest end of the band and the lowest mean that are drawn.
+    """
+    summary = over_maps(values)
+    mean, deviation = summary.mean, summary.standard_deviation
+    lower = mean - deviation
+    if axes.get_yscale() == "log":
+        used = mean > 0
+        lower = np.divide(mean**2, mean + deviation, out=np.zeros_like(mean), where=used)
+        lower, mean = np.where(used, lower, np.nan), np.where(used, mean, np.nan)
+    axes.fill_between(x, lower, mean + deviation, color=colour, alpha=0.16, linewidth=0, zorder=zorder)
+    axes.plot(x, mean, linestyle=linestyle, linewidth=width, color=colour, label=label, zorder=zorder + 0.5)
+    return float(np.nanmax(mean + deviation, initial=0.0)), float(np.nanmin(mean, initial=np.inf))
 
 
 def panel_size(shape: tuple[int, int], longest: float) -> tuple[float, float]:
