@@ -23,9 +23,11 @@ PARAMETERS = ("log10_L_X", "log10_M_min", "log10_N_gamma")
 def redshift_list(text: str) -> tuple[float, ...]:
     """Numbers from text such as ``10,15,20``."""
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(float(number) for number in text.replace(",", " ").split())
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 10,15,20, got {text!r}") from error
+        raise argparse.ArgumentTypeError(
+            f"expected numbers, such as 10 15 20 or 10,15,20, got {text!r}; give the boxes before the flags"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     parser.add_argument("sources", nargs="+", help="a folder of boxes, or files and folders")
     parser.add_argument("--out", required=True, metavar="FILE", help="database to make, .h5")
-    parser.add_argument("--redshifts", type=redshift_list, help="which to take, such as 10,15,20 (all)")
+    parser.add_argument(
+        "--redshifts", type=redshift_list, nargs="+", metavar="Z", help="which to take, such as 10 15 20 (all)"
+    )
     parser.add_argument("--slabs", type=int, default=20, help="slabs of each box, one map each (%(default)s)")
     parser.add_argument("--slab-cells", type=int, default=4, help="cells that a slab is thick (%(default)s)")
     parser.add_argument("--projection", choices=("mean", "sum"), default="mean", help="of a slab (%(default)s)")
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.sources[0] if len(arguments.sources) == 1 else arguments.sources,
             arguments.out,
             parameters=[each for each in COEVAL_PARAMETERS if each.name in arguments.parameters],
-            redshifts=arguments.redshifts,
+            redshifts=None if arguments.redshifts is None else [z for part in arguments.redshifts for z in part],
             slabs=arguments.slabs,
             slab_cells=arguments.slab_cells,
             projection=arguments.projection,

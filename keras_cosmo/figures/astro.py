@@ -15,7 +15,6 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
 
 from keras_cosmo.figures.style import (
     CYCLE,
@@ -31,7 +30,12 @@ from keras_cosmo.figures.style import (
     parameter_label,
 )
 from keras_cosmo.quantities import Parameter
-from keras_cosmo.statistics.distributions import brightest_pixels, mean_at_brightest, normalize_maps
+from keras_cosmo.statistics.distributions import (
+    brightest_pixels,
+    mean_at_brightest,
+    normalize_maps,
+    rank_correlation,
+)
 from keras_cosmo.statistics.scores import average_by_simulation, r2
 from keras_cosmo.statistics.spectra import over_maps
 
@@ -324,7 +328,7 @@ def saliency_randomization(
                     axes.text(
                         0.03,
                         0.97,
-                        f"rank correlation ${_rank_correlation(sizes[0], size):.2f}$",
+                        f"rank correlation ${rank_correlation(sizes[0], size):.2f}$",
                         transform=axes.transAxes,
                         va="top",
                         fontsize="small",
@@ -424,12 +428,6 @@ def _draw_pixels(axes: Axes, sizes, chosen, cell_size: float, scale: Normalize) 
 
 def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.histogram(values, edges)[0] / (max(values.size, 1) * np.diff(edges))
-
-
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(spearmanr(first, second, axis=None).statistic)
 
 
 def _symbol(parameter: Parameter) -> str:

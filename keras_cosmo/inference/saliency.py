@@ -4,7 +4,6 @@ import random
 
 import keras
 import numpy as np
-import scipy.stats
 import tensorflow as tf
 
 METHODS = ("gradient", "smoothgrad", "integrated_gradients")
@@ -85,10 +84,13 @@ def saliency(
     except ValueError as error:
         raise ValueError(f"`reference`: shape {reference.shape} does not broadcast to maps of {maps.shape}.") from error
     outputs = _indices(model, outputs)
-    signature = tf.TensorSpec((None, *maps.shape[1:]), tf.float32)
-    gradients = tf.function(
-        lambda batch: gradient_saliency(model, batch, outputs, absolute=False), input_signature=[signature]
+    # Traced once here, so that several calls for several networks do not look like one function that is traced anew.
+    traced = tf.function(lambda batch: gradient_saliency(model, batch, outputs, absolute=False)).get_concrete_function(
+        tf.TensorSpec((None, *maps.shape[1:]), tf.float32)
     )
+
+    def gradients(batch):
+        return traced(tf.convert_to_tensor(batch))
 
     result = np.empty((len(maps), len(outputs), *maps.shape[1:]), np.float32)
     for start in range(0, len(maps), batch_size):
@@ -134,8 +136,9 @@ def randomized(model, seed=0):
     """A copy of the network with the weights of an untrained one.
 
     Saliency maps that hardly differ between the two show edges of the map rather than what the network has learnt
-    (the "model parameter randomization test" of Adebayo et al. 2018); compare them with `rank_correlation`. Running
-    means and variances of batch normalisation start anew too; fixed scalings of input and output stay.
+    (the "model parameter randomization test" of Adebayo et al. 2018); compare them with
+    `keras_cosmo.statistics.distributions.rank_correlation`. Running means and variances of batch normalisation start
+    anew too; fixed scalings of input and output stay.
 
     Args:
         model: Keras model that can be rebuilt from its configuration.
@@ -157,31 +160,6 @@ def randomized(model, seed=0):
             new.set_weights(old.get_weights())
             new.finalize_state()
     return copy
-
-
-def rank_correlation(first, second) -> np.ndarray:
-    """Spearman's rank correlation of two sets of saliency maps over the pixels of each map.
-
-    Args:
-        first: Saliency maps ``(..., height, width)``; choose one channel, or sum over them, where there are several.
-        second: As many of the same shape.
-
-    Returns:
-        Of shape ``(...)``, from -1 to 1; NaN where a map is constant.
-
-    Raises:
-        ValueError: If the shapes differ or have less than two axes.
-    """
-    first, second = np.asarray(first), np.asarray(second)
-    if first.shape != second.shape or first.ndim < 2:
-        raise ValueError(
-            f"`first`, `second`: expected equal shapes (..., height, width), got {first.shape} and {second.shape}."
-        )
-    ranks = [scipy.stats.rankdata(values.reshape(*first.shape[:-2], -1), axis=-1) for values in (first, second)]
-    ranks = [values - values.mean(axis=-1, keepdims=True) for values in ranks]
-    scale = np.sqrt(np.prod([(values**2).sum(axis=-1) for values in ranks], axis=0))
-    covariance = np.asarray((ranks[0] * ranks[1]).sum(axis=-1))
-    return np.divide(covariance, scale, out=np.full(covariance.shape, np.nan), where=scale > 0)
 
 
 def _smooth(gradients, maps, samples, noise, seed, start):

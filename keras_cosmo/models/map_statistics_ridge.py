@@ -7,6 +7,8 @@ from keras_cosmo.statistics.distributions import map_moments
 from keras_cosmo.statistics.spectra import power_spectrum
 
 POWER_BINS = 8
+SMALLEST_SIDE = 16
+"""Cells of the shorter side of a map, of which no bin is without modes."""
 
 
 class MapStatisticsRidge(FeatureRidge):
@@ -26,7 +28,8 @@ class MapStatisticsRidge(FeatureRidge):
         ``(n, n_parameters)`` in the units of the targets.
 
     Raises:
-        ValueError: On maps of a wrong shape or not finite, and as `FeatureRidge`.
+        ValueError: On maps of a wrong shape, with less than 16 cells along a side, or not finite, and as
+            `FeatureRidge`.
 
     Example:
         >>> MapStatisticsRidge().features(np.random.default_rng(0).normal(size=(3, 32, 32, 1))).shape
@@ -40,6 +43,8 @@ class MapStatisticsRidge(FeatureRidge):
         maps = np.asarray(maps, np.float64)
         if maps.ndim != 4:
             raise ValueError(f"maps: expected shape (n, height, width, channels), got {maps.shape}.")
+        if min(maps.shape[1:3]) < SMALLEST_SIDE:
+            raise ValueError(f"maps: expected {SMALLEST_SIDE} cells along each side at least, got {maps.shape[1:3]}.")
         columns = []
         for images in np.moveaxis(maps, -1, 0):
             moments = map_moments(images)

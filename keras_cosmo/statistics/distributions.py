@@ -1,4 +1,4 @@
-"""One-point statistics of maps: the distribution of normalised pixel values, moments, and where large values lie.
+"""One-point statistics of maps: distribution of normalised pixel values, moments, and where large values lie.
 
 A map is normalised by itself: its own mean subtracted and divided by its own standard deviation, as in figure 5 of
 Villanueva-Domingo & Villaescusa-Navarro (2021, ApJ 907, 44, section IV.2). A map that is the same everywhere cannot be
@@ -8,6 +8,7 @@ normalised: its row is NaN and it is left out of means over maps. All sums are f
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 from keras_cosmo.statistics.spectra import map_batches
 
@@ -198,6 +199,36 @@ def mean_at_brightest(maps, saliency, fraction: float = 0.02) -> np.ndarray:
     if chosen.shape != normalized.shape:
         raise ValueError(f"saliency: expected the shape of maps, {normalized.shape}, got {chosen.shape}.")
     return np.mean(normalized[chosen].reshape(len(chosen), -1), axis=1)
+
+
+def rank_correlation(first, second) -> np.ndarray:
+    """Spearman's rank correlation of two sets of maps over the pixels of each map, such as of saliency maps.
+
+    Args:
+        first: Maps ``(..., height, width)``, without an axis of channels.
+        second: As many of the same shape.
+
+    Returns:
+        Of shape ``(...)``, from -1 to 1; NaN where a map is constant.
+
+    Raises:
+        ValueError: If the shapes differ or have less than two axes.
+
+    Example:
+        >>> maps = np.array([[1.0, 5.0], [3.0, 2.0]])
+        >>> float(rank_correlation(maps, maps**3)), float(rank_correlation(maps, -maps))
+        (1.0, -1.0)
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape or first.ndim < 2:
+        raise ValueError(
+            f"`first`, `second`: expected equal shapes (..., height, width), got {first.shape} and {second.shape}."
+        )
+    ranks = [rankdata(values.reshape(*first.shape[:-2], -1), axis=-1) for values in (first, second)]
+    ranks = [values - values.mean(axis=-1, keepdims=True) for values in ranks]
+    scale = np.sqrt(np.prod([(values**2).sum(axis=-1) for values in ranks], axis=0))
+    covariance = np.asarray((ranks[0] * ranks[1]).sum(axis=-1))
+    return np.divide(covariance, scale, out=np.full(covariance.shape, np.nan), where=scale > 0)
 
 
 def _normalize(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

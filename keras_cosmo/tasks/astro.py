@@ -4,14 +4,26 @@ Villanueva-Domingo & Villaescusa-Navarro (2021), sections IV.3 to IV.5.
 """
 
 import dataclasses
+import pathlib
 
 from keras_cosmo.quantities import field_at_redshift
-from keras_cosmo.tasks.coeval import BRIGHTNESS, DENSITY, PARAMETERS, CoevalPreset, CoevalTask, scales
+from keras_cosmo.tasks.coeval import (
+    BRIGHTNESS,
+    DENSITY,
+    FINE_TUNE,
+    PARAMETERS,
+    QUICK,
+    CoevalPreset,
+    CoevalTask,
+    scales,
+)
 from keras_cosmo.tasks.presets import preset_field, show
-from keras_cosmo.tasks.task import Evaluation, copy_weights, load_start
+from keras_cosmo.tasks.settings import read_config
+from keras_cosmo.tasks.task import Evaluation, Task, copy_weights, load_start
 
-# The last one is exported last and so is the version that is served.
-ENCODERS = ("scratch", "frozen", "fine-tune")
+# The first one meets all that can be wrong with the run to start from; the last one is exported last and so is the
+# version that is served.
+ENCODERS = ("frozen", "scratch", "fine-tune")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,33 +50,15 @@ class AstroPreset(CoevalPreset):
 
 PAPER = AstroPreset()
 PRESETS = {
-    "quick": dataclasses.replace(
-        PAPER,
-        simulations=300,
-        box_cells=64,
-        slabs=16,
-        widths=(16, 32, 64),
-        regression_widths=(128, 256, 256),
-        symmetries="random",
-        shifts="auto",
-        padding="auto",
-        epochs=12,
-        plateau_patience=3,
-    ),
-    "fine-tune": dataclasses.replace(
-        PAPER,
-        symmetries="random",
-        shifts="auto",
-        padding="auto",
-        learning_rate=2e-4,
-        epochs=60,
-    ),
+    "quick": dataclasses.replace(PAPER, **QUICK, regression_widths=(128, 256, 256), epochs=12),
+    "fine-tune": dataclasses.replace(PAPER, **FINE_TUNE),
     "paper": PAPER,
 }
 
-SALIENCY_MAPS = 3
+SALIENCY_MAPS = 128
+"""Most test maps whose saliency is measured, one of each simulation."""
+SHOWN_MAPS = 3
 BRIGHTEST = 0.02
-RANDOMISED_MAPS = 16
 
 
 class AstroTask(CoevalTask):
@@ -93,11 +87,44 @@ class AstroTask(CoevalTask):
 
     def run(self, settings, progress=False):
         """Train one network, or all three and compare them."""
+        settings = self.with_data_of_start(settings)
         if settings.preset.encoder != "all":
             return super().run(settings, progress)
         from keras_cosmo.tasks.encoders import run_all_encoders
 
         return run_all_encoders(self, settings, progress)
+
+    def with_data_of_start(self, settings):
+        """Settings that name the data of the U-Net's run, where the command line names none.
+
+        Raises:
+            FileNotFoundError: If they are gone: other data would be simulated, and nothing would say so.
+            ValueError: If flags ask for other simulations, or the run to start from is a comparison of three.
+        """
+        if settings.resume or settings.start_from is None:
+            return settings
+        start = read_config(settings.start_from, *self.starts_from)
+        if start["settings"]["preset"].get("encoder") == "all":
+            raise ValueError(
+                f"--start-from {settings.start_from} holds three runs: choose one of its folders {', '.join(ENCODERS)}."
+            )
+        if settings.data is not None or start["task"] not in self.earlier_tasks:
+            return settings
+        before = self.presets[settings.preset_name]
+        idle = [name for name in self.simulator_fields if getattr(settings.preset, name) != getattr(before, name)]
+        if idle:
+            flags = ", ".join("--" + name.replace("_", "-") for name in idle)
+            raise ValueError(
+                f"{flags}: only for simulated data, but the data are those of --start-from {settings.start_from}. "
+                f"Leave {flags} out."
+            )
+        path = pathlib.Path(start["data"]["path"])
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing, the data of --start-from {settings.start_from}. Bring the file back, or give data "
+                "with --data."
+            )
+        return dataclasses.replace(settings, data=path)
 
     def paper_values(self, preset):
         """The text quotes one number for all parameters together (sections IV.3 and IV.4)."""
@@ -127,9 +154,33 @@ class AstroTask(CoevalTask):
                 f"got {', '.join(names) or 'none'}. Reorder or rename the columns of /parameters."
             )
 
+    def check_map_shape(self, preset, shape):
+        """As for the U-Net, and large enough for the baseline."""
+        from keras_cosmo.models.map_statistics_ridge import SMALLEST_SIDE
+
+        super().check_map_shape(preset, shape)
+        if min(shape) < SMALLEST_SIDE:
+            raise ValueError(
+                f"expected maps of {SMALLEST_SIDE} cells along each side at least, for the spectrum of the baseline, "
+                f"got {shape}. Bring larger maps."
+            )
+
     def prepare(self, preset, database, seed):
         """As for the U-Net; parameters are scaled by their prior ranges, as in the public code."""
+        import numpy as np
+
         prepared = super().prepare(preset, database, seed)
+        whole = {"database": np.arange(database.n_simulations)}
+        parts = whole if preset.split == "paper" else {"training": prepared.split.train, "test": prepared.split.test}
+        for part, simulations in parts.items():
+            spread = np.ptp(database.parameter_values[simulations], axis=0)
+            constant = [name for name, width in zip(database.parameter_names, spread, strict=True) if width == 0]
+            if constant:
+                raise ValueError(
+                    f"{database.path}: {', '.join(constant)} has one value in all {len(simulations)} simulations of "
+                    f"the {part}, so it can neither be learned nor scored. Leave it out of /parameters, or bring "
+                    "simulations in which it varies."
+                )
         prepared.normalization["parameters"] = {
             "low": [float(parameter.low) for parameter in database.parameters],
             "range": [float(parameter.high - parameter.low) for parameter in database.parameters],
@@ -183,20 +234,10 @@ class AstroTask(CoevalTask):
             )
 
     def check_start(self, settings, start, prepared):
-        """The encoder must be of the same redshifts, and must not have seen the test."""
+        """As for the U-Net; a network that predicts parameters must predict the same ones."""
+        if start["task"] == self.name:
+            Task.check_start(self, settings, start, prepared)
         super().check_start(settings, start, prepared)
-        self.check_redshifts(settings, start)
-        same_data = start["data"]["fingerprint"] == prepared.fingerprint
-        if not same_data or settings.preset.split == "paper":
-            return
-        seen = {*start["split"].get("train", ()), *start["split"].get("validation", ())}
-        shared = sorted(seen & set(prepared.split.test.tolist()))
-        if shared or "train" not in start["split"]:
-            raise ValueError(
-                f"--start-from {settings.start_from} was trained on simulations that this run would test on "
-                f"({show(tuple(shared[:5]))}, ...): the splits differ. Use --seed {start['settings']['seed']} and the "
-                "--fractions of that run."
-            )
 
     def normalization_of_start(self, start, own):
         """Maps as the U-Net had them; parameters by their own ranges."""
@@ -242,8 +283,9 @@ class AstroTask(CoevalTask):
                 averaged = scores(true[first], averages[kind].mean, parameters, averages[kind].simulation, seed=seed)
                 metrics |= _with_mean(f"{kind}averaged/", averaged)
         metrics["test_maps"], metrics["test_simulations"] = len(maps), len(first)
-        metrics |= self.saliency_metrics(preset, model, prepared, maps, seed)
         names = database.parameter_names
+        looked = self.saliency(preset, model, database, maps, simulation, seed)
+        metrics |= self.saliency_metrics(names, looked)
         columns = {"predictions": {"map": maps, "simulation": simulation}}
         for index, name in enumerate(names):
             columns["predictions"][f"{name}_true"] = true[:, index]
@@ -251,7 +293,7 @@ class AstroTask(CoevalTask):
         return Evaluation(
             metrics=metrics,
             tables=[self.table(preset, metrics, parameters)],
-            arrays={"true": true, "predicted": predicted, "simulation": simulation, "maps": maps},
+            arrays={"true": true, "predicted": predicted, "simulation": simulation, "maps": maps, **looked},
             columns=columns,
         )
 
@@ -267,24 +309,40 @@ class AstroTask(CoevalTask):
         features = ridge.features_from_batches(images.numpy() for images, _ in batches)
         return ridge.fit(features, database.targets(training), database.simulation[training])
 
-    def saliency_metrics(self, preset, model, prepared, maps, seed):
-        """What the brightest saliency pixels show, and whether random weights change them (section IV.5)."""
+    def saliency(self, preset, model, database, maps, simulation, seed):
+        """Saliency for one map of each test simulation, and that of random weights, for the first input channel.
+
+        Returns:
+            ``saliency_rows`` places among ``maps``, ``saliency_maps`` ``(n, height, width)`` in mK, ``saliency`` and
+            ``random_saliency`` ``(n, n_parameters, height, width)``.
+        """
         import numpy as np
 
-        from keras_cosmo.inference.saliency import randomized, rank_correlation, saliency
-        from keras_cosmo.statistics.distributions import brightest_pixels, normalize_maps
+        from keras_cosmo.inference.saliency import randomized, saliency
 
-        chosen = maps[np.linspace(0, len(maps) - 1, min(RANDOMISED_MAPS, len(maps))).astype(int)]
-        images = self.read(preset, prepared.database, chosen)
-        gradients = saliency(model, images)
-        random = saliency(randomized(model, seed=seed), images)
-        likeness = rank_correlation(gradients, random)
-        values = normalize_maps(images[..., 0])
+        _, first = np.unique(simulation, return_index=True)
+        rows = first[np.linspace(0, len(first) - 1, min(SALIENCY_MAPS, len(first))).astype(int)]
+        images = self.read(preset, database, maps[rows])
+        return {
+            "saliency_rows": rows,
+            "saliency_maps": images[..., 0],
+            "saliency": saliency(model, images)[..., 0],
+            "random_saliency": saliency(randomized(model, seed), images)[..., 0],
+        }
+
+    def saliency_metrics(self, names, looked):
+        """What the brightest saliency pixels show, and whether random weights change them (section IV.5)."""
+        from keras_cosmo.statistics.distributions import mean_at_brightest, rank_correlation
+        from keras_cosmo.statistics.spectra import over_maps
+
         metrics = {}
-        for index, name in enumerate(prepared.database.parameter_names):
-            pixels = brightest_pixels(gradients[:, index, ..., 0], BRIGHTEST)
-            metrics[f"saliency/brightness_of_brightest/{name}"] = float(values[pixels].mean())
-            metrics[f"saliency/rank_correlation_with_random/{name}"] = float(np.nanmean(likeness[:, index]))
+        for index, name in enumerate(names):
+            trained, random = (looked[kind][:, index] for kind in ("saliency", "random_saliency"))
+            for key, values in (
+                ("brightness_of_brightest", mean_at_brightest(looked["saliency_maps"], trained, BRIGHTEST)),
+                ("rank_correlation_with_random", rank_correlation(trained, random)),
+            ):
+                metrics[f"saliency/{key}/{name}"] = float(over_maps(values[:, None]).mean[0])
         return metrics
 
     def read(self, preset, database, maps):
@@ -314,7 +372,7 @@ class AstroTask(CoevalTask):
             )
         title = f"Parameters from single maps at redshift {show(preset.redshifts)}, encoder: {preset.encoder}"
         return Table(
-            title=title + (", LEAKING split" if preset.split == "paper" else ", unseen simulations"),
+            title=f"{title}, {self.tested_on(preset)}",
             header=["parameter", "R2", "R2, mean over the box", "R2 baseline", "R2 paper*", "RMSE"],
             rows=rows,
             note=(
@@ -330,23 +388,17 @@ class AstroTask(CoevalTask):
 
         from keras_cosmo.figures import astro as draw
         from keras_cosmo.figures.regression import loss_history
-        from keras_cosmo.inference.saliency import randomized, saliency
 
-        database, arrays = prepared.database, evaluation.arrays
+        database, arrays, tested = prepared.database, evaluation.arrays, self.tested_on(preset)
         parameters, names = database.parameters, list(database.parameter_names)
         redshift, cell_size = preset.redshifts[0], database.cell_size
-        _, first = np.unique(arrays["simulation"], return_index=True)
+        images, gradients, random = (arrays[name] for name in ("saliency_maps", "saliency", "random_saliency"))
+        numbers, true = arrays["maps"][arrays["saliency_rows"]], arrays["true"][arrays["saliency_rows"]]
         # From small to large haloes, the parameter of figure 9.
         key = names.index("log10_M_min") if "log10_M_min" in names else 0
-        order = first[np.argsort(arrays["true"][first, key])]
-        rows = order[np.linspace(0, len(order) - 1, min(SALIENCY_MAPS, len(order))).astype(int)]
-        images = self.read(preset, database, arrays["maps"][rows])
-        gradients = saliency(model, images)[..., 0]
-        random = saliency(randomized(model, seed=0), images)[..., 0]
-        titles = [f"{names[key]} = {arrays['true'][row, key]:.2f}" for row in rows]
-        many = arrays["maps"][first]
-        seen = self.read(preset, database, many)
-        sensitivity = saliency(model, seen)[..., 0]
+        order = np.argsort(true[:, key])
+        rows = order[np.linspace(0, len(order) - 1, min(SHOWN_MAPS, len(order))).astype(int)]
+        titles = [f"{names[key]} = {value:.2f}" for value in true[rows, key]]
         result = {
             "recovery": (
                 draw.recovery(
@@ -356,23 +408,28 @@ class AstroTask(CoevalTask):
                     simulation=arrays["simulation"],
                     redshift=redshift,
                 ),
-                "Predicted against true parameters of unseen simulations (figure 6; figure 8 at redshift 10).",
+                f"Predicted against true parameters ({tested}; figure 6, figure 8 at redshift 10).",
             ),
             "saliency_pixels": (
-                draw.saliency_pixels(images[..., 0], gradients, parameters, cell_size, BRIGHTEST, titles, redshift),
-                "21-cm maps of unseen simulations and the pixels to which each parameter is most sensitive (figures 9 "
-                "and 10).",
+                draw.saliency_pixels(images[rows], gradients[rows], parameters, cell_size, BRIGHTEST, titles, redshift),
+                f"21-cm maps of the test ({tested}) and the pixels to which each parameter is most sensitive (figures "
+                "9 and 10).",
             ),
             "saliency_statistics": (
                 draw.saliency_statistics(
-                    seen[..., 0], sensitivity, parameters, BRIGHTEST, database.simulation[many], redshift=redshift
+                    images, gradients, parameters, BRIGHTEST, database.simulation[numbers], redshift=redshift
                 ),
                 "Where the network looks: brightness temperature at the pixels of the largest saliency, against that "
                 "of all pixels (section IV.5).",
             ),
             "saliency_randomization": (
                 draw.saliency_randomization(
-                    images[..., 0], gradients[:, key], {"all layers": random[:, key]}, cell_size, titles, redshift
+                    images[rows],
+                    gradients[rows, key],
+                    {"all layers": random[rows, key]},
+                    cell_size,
+                    titles,
+                    redshift,
                 ),
                 f"Saliency for {names[key]} of the trained network and of one with random weights: if they were alike, "
                 "saliency would say nothing about what was learned.",
@@ -386,11 +443,11 @@ class AstroTask(CoevalTask):
         if field in database.fields:
             result["saliency_density"] = (
                 draw.saliency_statistics(
-                    database.read(field, many),
-                    sensitivity,
+                    database.read(field, numbers),
+                    gradients,
                     parameters,
                     BRIGHTEST,
-                    database.simulation[many],
+                    database.simulation[numbers],
                     quantity=r"\delta",
                     redshift=redshift,
                 ),

@@ -4,10 +4,13 @@ Both are of Villanueva-Domingo & Villaescusa-Navarro (2021); sections and tables
 """
 
 import dataclasses
+import logging
 
 from keras_cosmo.quantities import field_at_redshift, redshift_of_field
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.task import Paper, Prepared, Task
+
+logger = logging.getLogger(__name__)
 
 BRIGHTNESS, DENSITY = "brightness_temp", "density"
 PARAMETERS = ("log10_L_X", "log10_M_min", "log10_N_gamma")
@@ -29,7 +32,7 @@ class CoevalPreset:
     """Every number that both recipes share, with its source; the defaults are the paper's."""
 
     simulations: int = preset_field(1000, source="section III.1", text="number of boxes to simulate", low=3)
-    box_cells: int = preset_field(200, source="section III.1", text="cells along each side of a box", low=16, high=400)
+    box_cells: int = preset_field(200, source="section III.1", text="cells along each side of a box", low=16, high=200)
     cell_size: float = preset_field(1.5, source="section III.1", text="side of a cell in Mpc", low=0.5, high=10.0)
     slabs: int = preset_field(20, source="section III.1", text="maps of each box, evenly spread along it", low=1)
     slab_cells: int = preset_field(4, source="section III.1", text="cells that each map is thick", low=1)
@@ -58,7 +61,8 @@ class CoevalPreset:
     symmetries: str = preset_field(
         "all",
         source="section III.3",
-        text="training maps in all 8 symmetries of the square each epoch, in one at random, or as they are",
+        text="training maps in all 8 symmetries of the square each epoch, in one at random, or as they are; --split "
+        "paper has copies of its own",
         choices=("all", "random", "none"),
     )
     shifts: str = preset_field(
@@ -103,6 +107,25 @@ class CoevalPreset:
     )
 
 
+# Presets are deltas on the paper's. This one ends within minutes on two cores ...
+QUICK = {
+    "simulations": 300,
+    "box_cells": 64,
+    "slabs": 16,
+    "widths": (16, 32, 64),
+    "symmetries": "random",
+    "shifts": "auto",
+    "padding": "auto",
+    "plateau_patience": 3,
+}
+# ... and this one starts from a network that was trained on other boxes, with --start-from.
+FINE_TUNE = {"symmetries": "random", "shifts": "auto", "padding": "auto", "learning_rate": 2e-4, "epochs": 60}
+
+
+# Standard deviations that differ by this factor are hardly of one quantity: the sum over 4 cells is 4 times the mean.
+UNLIKE = 3.0
+
+
 class CoevalTask(Task):
     """Common road of the two tasks: embedded boxes, checks, split, normalisation and pipelines."""
 
@@ -112,9 +135,13 @@ class CoevalTask(Task):
     design = "latin-hypercube"
 
     def simulator(self, preset):
-        """Embedded coeval boxes at the preset's geometry."""
+        """Embedded coeval boxes at the preset's geometry; refused at once where the network could not take the maps."""
         from keras_cosmo.simulations.coeval import CoevalSimulator
 
+        try:
+            self.check_map_shape(preset, (preset.box_cells, preset.box_cells))
+        except ValueError as error:
+            raise ValueError(f"--box-cells {preset.box_cells}: {error}") from error
         return CoevalSimulator(
             box_cells=preset.box_cells,
             cell_size=preset.cell_size,
@@ -125,7 +152,9 @@ class CoevalTask(Task):
         )
 
     def simulations(self, preset):
-        """Number of boxes."""
+        """Number of boxes; refused at once where they could not be split."""
+        if preset.split != "paper":
+            self.split(preset, range(preset.simulations), 0, "--simulations")
         return preset.simulations
 
     def all_redshifts(self, preset) -> tuple:
@@ -150,7 +179,6 @@ class CoevalTask(Task):
 
         from keras_cosmo.data.leaking_split import SYMMETRIES, LeakingSplit
         from keras_cosmo.data.normalization import fit_normalization
-        from keras_cosmo.data.splits import split_by_simulation
 
         self.check(preset, database)
         if preset.split == "paper":
@@ -158,12 +186,7 @@ class CoevalTask(Task):
             training, validation = split.copies("train"), split.copies("validation")
             fitted = np.arange(database.n_maps)  # as in the public code, the test included
         else:
-            split = split_by_simulation(database.simulation, preset.fractions, seed)
-            if len(split.test) < 2:
-                raise ValueError(
-                    f"{database.path}: {database.n_simulations} simulations leave {len(split.test)} for the test, but "
-                    "errors over simulations need 2 at least. Bring more simulations, or choose other --fractions."
-                )
+            split = self.split(preset, database.simulation, seed, database.path)
             fitted = split.maps("train", database.simulation)
             training, validation = (fitted, None), (split.maps("validation", database.simulation), None)
             if preset.symmetries == "all":
@@ -181,6 +204,26 @@ class CoevalTask(Task):
             normalization=normalization,
             fingerprint=scan.fingerprint,
         )
+
+    def split(self, preset, simulation, seed, source):
+        """Split by simulation, with two at least in the test; ``source`` is named in errors."""
+        from keras_cosmo.data.splits import split_by_simulation
+
+        try:
+            split = split_by_simulation(simulation, preset.fractions, seed)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        if len(split.test) < 2:
+            total = sum(map(len, (split.train, split.validation, split.test)))
+            raise ValueError(
+                f"{source}: {total} simulations leave {len(split.test)} for the test, but errors over simulations need "
+                "2 at least. Bring more simulations, or choose other --fractions."
+            )
+        return split
+
+    def tested_on(self, preset) -> str:
+        """What the test part is, for titles and captions."""
+        return "unseen simulations" if preset.split == "simulation" else "LEAKING split: the test was seen in training"
 
     def pipeline(self, preset, database, maps, symmetries=None, *, seed=0, augment=None):
         """Batches of inputs and targets."""
@@ -257,6 +300,11 @@ class CoevalTask(Task):
                 f"{database.path}: expected the root attribute 'cell_size' in Mpc, which spectra and figures need. "
                 "Add it."
             )
+        if (unit := database.attributes.get("cell_size_units", "Mpc")) != "Mpc":
+            raise ValueError(
+                f"{database.path}: expected the root attribute 'cell_size' in Mpc, got {unit!r}. Convert it, and "
+                "correct cell_size_units."
+            )
         try:
             self.check_map_shape(preset, first)
         except ValueError as error:
@@ -280,18 +328,56 @@ class CoevalTask(Task):
         check_map_shape(shape, len(preset.widths))
 
     def _check_redshifts(self, preset, database):
+        for name in ("redshifts", "target_redshifts"):
+            values = getattr(preset, name, ())
+            # Redshifts are one where the names of their fields are.
+            if len({field_at_redshift(BRIGHTNESS, value) for value in values}) < len(values):
+                raise ValueError(f"--{name.replace('_', '-')}: expected each redshift once, got {show(values)}.")
         known = sorted(
             found[1] for field in database.fields if (found := redshift_of_field(field)) and found[0] == BRIGHTNESS
         )
-        wanted = self.all_redshifts(preset)
-        if len(preset.redshifts) != len(set(preset.redshifts)):
-            raise ValueError(f"--redshifts: expected each redshift once, got {show(preset.redshifts)}.")
-        missing = [redshift for redshift in wanted if redshift not in known]
+        missing = [
+            redshift
+            for redshift in self.all_redshifts(preset)
+            if field_at_redshift(BRIGHTNESS, redshift) not in database.fields
+        ]
         if missing:
             there = ", ".join(f"{redshift:g}" for redshift in known) or "none (no field brightness_temp_z<redshift>)"
             raise ValueError(
                 f"{database.path}: no maps at redshift {', '.join(f'{redshift:g}' for redshift in missing)}; there are "
                 f"{there}. Choose among them with --redshifts."
+            )
+
+    def check_redshifts(self, settings, start):
+        """Raise ``ValueError`` if the run ``start`` maps other redshifts."""
+        raise NotImplementedError
+
+    def check_start(self, settings, start, prepared):
+        """The network to start from must be of the same redshifts, and must not have seen the test."""
+        self.check_redshifts(settings, start)
+        for field in self.read_fields(settings.preset):
+            before = start["normalization"].get(field, prepared.normalization[field])["standard_deviation"]
+            now = prepared.normalization[field]["standard_deviation"]
+            if settings.start_normalization == "keep" and not 1 / UNLIKE < now / before < UNLIKE:
+                logger.warning(
+                    "%s varies by %.3g in %s, by %.3g where --start-from was trained: are both projected alike "
+                    "(mean or sum), and in the same unit?",
+                    field, now, prepared.database.path, before,
+                )  # fmt: skip
+        if settings.preset.split == "paper":
+            return
+        shared = sorted(_seen(start, prepared) & set(prepared.split.test.tolist()))
+        if shared and "train" not in start["split"]:
+            raise ValueError(
+                f"--start-from {settings.start_from} was trained with --split paper, on maps of all simulations, those "
+                "of this run's test among them. Start from a run with --split simulation."
+            )
+        if shared:
+            raise ValueError(
+                f"--start-from {settings.start_from} was trained on simulations that this run would test on "
+                f"({show(tuple(shared[:5]))}{' ...' if len(shared) > 5 else ''}): the splits differ. Use --seed "
+                f"{start['settings']['seed']} and --fractions {show(tuple(start['settings']['preset']['fractions']))} "
+                "as that run, on the same data, or on simulations with seeds of their own."
             )
 
     def optimizer(self, preset):
@@ -309,6 +395,37 @@ class CoevalTask(Task):
                 monitor="val_loss", factor=preset.plateau_factor, patience=preset.plateau_patience, min_delta=0.0
             )
         ]
+
+
+def _seen(start, prepared) -> set:
+    """Simulations of the data that the run ``start`` was trained on, or others with the same initial conditions.
+
+    They are known by their numbers if the data are the same, by their random seeds if both were made by one simulator
+    for boxes of one size: a longer campaign begins with the seeds of a shorter one.
+    """
+    import pathlib
+
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+
+    database, path = prepared.database, pathlib.Path(start["data"]["path"])
+    split, same = start["split"], start["data"]["fingerprint"] == prepared.fingerprint
+    other = database if same else Database(path) if path.is_file() else None
+    if other is None:
+        return set()
+    used = sorted({*split["train"], *split["validation"]}) if "train" in split else list(range(other.n_simulations))
+    if same:
+        return set(used)
+    made = [
+        (each.attributes.get("simulator"), each.cell_size, next(iter(each.fields.values())).shape)
+        for each in (other, database)
+    ]
+    seeds = [np.atleast_1d(each.attributes.get("seeds", ())).tolist() for each in (other, database)]
+    if made[0] != made[1] or len(seeds[0]) != start["data"]["simulations"]:
+        return set()
+    known = {seeds[0][simulation] for simulation in used}
+    return {simulation for simulation, seed in enumerate(seeds[1]) if seed in known}
 
 
 def is_periodic(database):

@@ -2,17 +2,13 @@
 
 import csv
 import dataclasses
-import json
-import logging
 import math
 import sys
 
-from keras_cosmo.files import written_aside
 from keras_cosmo.tasks.presets import show
-from keras_cosmo.tasks.run import check_folder, text_table
-from keras_cosmo.tasks.settings import RunSettings, read_config
-
-logger = logging.getLogger(__name__)
+from keras_cosmo.tasks.run import text_table
+from keras_cosmo.tasks.series import run_series, without_nan, write_json
+from keras_cosmo.tasks.settings import RunSettings
 
 
 def run_all_encoders(task, settings: RunSettings, progress: bool = False) -> dict:
@@ -33,35 +29,10 @@ def run_all_encoders(task, settings: RunSettings, progress: bool = False) -> dic
     """
     from keras_cosmo.tasks.astro import ENCODERS
 
-    check_folder(settings)
-    if not settings.resume:
-        # Before the first network is trained, which does not need that run.
-        task.check_redshifts(settings, read_config(settings.start_from, *task.starts_from))
-    metrics, config = {}, None
-    begun = settings.out / "config.json"
-    if not begun.exists():
-        # From now on there is something to resume; what is known of the data follows below.
-        begun.parent.mkdir(parents=True, exist_ok=True)
-        empty = {"data": {}, "split": {}, "normalization": {}, "parameters": []}
-        _write(begun, {"task": task.name, "settings": settings.to_json(), **empty})
-    for encoder in ENCODERS:
-        logger.info("--- encoder: %s", encoder)
-        one = _one(settings, encoder)
-        try:
-            measured = task.run(one, progress)
-        except BaseException:
-            # A run that could not begin leaves no folder that blocks the next try.
-            if not any((settings.out / name / "config.json").exists() for name in ENCODERS):
-                begun.unlink()
-                settings.out.rmdir()
-            raise
-        metrics |= {f"{encoder}/{name}": value for name, value in measured.items()}
-        config = json.loads((one.out / "config.json").read_text())
-        _write(begun, {**config, "settings": settings.to_json()})
-        if measured["epochs"] < settings.preset.epochs:
-            raise KeyboardInterrupt("stopped. Continue with the same command and --resume.")
+    runs = {encoder: _one(settings, encoder) for encoder in ENCODERS}
+    metrics, config = run_series(settings, runs, lambda one: task.run(one, progress), task.name)
     _compare(task, settings, metrics, config)
-    _write(settings.out / "metrics.json", {key: None if value != value else value for key, value in metrics.items()})
+    write_json(settings.out / "metrics.json", without_nan(metrics))
     return metrics
 
 
@@ -72,18 +43,9 @@ def _one(settings, encoder):
         settings,
         preset=dataclasses.replace(settings.preset, encoder=encoder),
         out=out,
-        # The data are those of the U-Net's run, which this one does not start from.
-        data=settings.data or (_data_of(settings) if encoder == "scratch" else None),
         start_from=None if encoder == "scratch" else settings.start_from,
         resume=settings.resume and (out / "config.json").exists(),
     )
-
-
-def _data_of(settings):
-    import pathlib
-
-    path = pathlib.Path(json.loads((settings.start_from / "config.json").read_text())["data"]["path"])
-    return path if path.is_file() else None
 
 
 def _compare(task, settings, metrics, config):
@@ -106,7 +68,7 @@ def _compare(task, settings, metrics, config):
     paper = {encoder: task.paper_values(_one(settings, encoder).preset).get("r2/mean") for encoder in ENCODERS}
     rows.append(["mean, paper*", *("" if paper[e] is None else f"{paper[e]:.2f}" for e in ENCODERS), ""])
     table = Table(
-        title=f"R2 of single maps at redshift {show(settings.preset.redshifts)}, unseen simulations",
+        title=f"R2 of single maps at redshift {show(settings.preset.redshifts)}, {task.tested_on(settings.preset)}",
         header=["parameter", *ENCODERS, "baseline"],
         rows=rows,
         note=(
@@ -164,8 +126,3 @@ def _parameters(config):
     from keras_cosmo.simulations.coeval import COEVAL_PARAMETERS
 
     return tuple(parameter for parameter in COEVAL_PARAMETERS if parameter.name in config["parameters"])
-
-
-def _write(path, content):
-    with written_aside(path) as aside:
-        aside.write_text(json.dumps(content, indent=2) + "\n")

@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_cosmo.quantities import field_at_redshift
-from keras_cosmo.tasks.coeval import BRIGHTNESS, DENSITY, CoevalPreset, CoevalTask, scales
+from keras_cosmo.tasks.coeval import BRIGHTNESS, DENSITY, FINE_TUNE, QUICK, CoevalPreset, CoevalTask, scales
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.task import Evaluation
 
@@ -24,27 +24,8 @@ class MatterPreset(CoevalPreset):
 
 PAPER = MatterPreset()
 PRESETS = {
-    "quick": dataclasses.replace(
-        PAPER,
-        simulations=300,
-        box_cells=64,
-        slabs=16,
-        widths=(16, 32, 64),
-        symmetries="random",
-        shifts="auto",
-        padding="auto",
-        epochs=6,
-        plateau_patience=3,
-    ),
-    # For the start from a network that was trained on other boxes, with --start-from.
-    "fine-tune": dataclasses.replace(
-        PAPER,
-        symmetries="random",
-        shifts="auto",
-        padding="auto",
-        learning_rate=2e-4,
-        epochs=60,
-    ),
+    "quick": dataclasses.replace(PAPER, **QUICK, epochs=6),
+    "fine-tune": dataclasses.replace(PAPER, **FINE_TUNE),
     "paper": PAPER,
 }
 
@@ -61,8 +42,11 @@ class MatterTask(CoevalTask):
     presets = PRESETS
 
     def paper_values(self, preset):
-        """Section IV.1 states how far T and r are from 1 at redshift 15; IV.4 gives no numbers for redshift 10."""
-        if tuple(preset.redshifts) != (15.0,):
+        """Section IV.1 states how far T and r are from 1 at redshift 15; IV.4 gives no numbers for redshift 10.
+
+        For r the text has 2 h/Mpc, for T 2 1/Mpc; the axes of figure 4 are in 1/Mpc, which is taken for both.
+        """
+        if (tuple(preset.redshifts), self.targets(preset)) != ((15.0,), (15.0,)):
             return {}
         return {
             f"{name}_deviation/k{limit:g}": value
@@ -113,8 +97,8 @@ class MatterTask(CoevalTask):
         scale = scales(normalization, fields)[1] if normalization else [1.0] * len(fields)
         model.compile(optimizer=self.optimizer(preset), loss=StandardizedMeanSquaredError(scale))
 
-    def check_start(self, settings, start, prepared):
-        """Parameters are not learned here; what must agree are the redshifts."""
+    def check_redshifts(self, settings, start):
+        """Raise ``ValueError`` if the run ``start`` maps other redshifts, or to others."""
         before, now = (
             (tuple(preset["redshifts"]), tuple(preset["target_redshifts"]) or tuple(preset["redshifts"]))
             for preset in (start["settings"]["preset"], dataclasses.asdict(settings.preset))
@@ -148,7 +132,7 @@ class MatterTask(CoevalTask):
         baseline = self.baseline(preset, prepared)
         shape = (len(maps), *pipeline.target_shape)
         # On disk, as a test part may be larger than what is left of memory.
-        fields = {name: _disk_array(shape) for name in ("true", "network", "baseline")}
+        fields = {name: disk_array(shape) for name in ("true", "network", "baseline")}
         row = 0
         for inputs, targets in pipeline.evaluation():
             rows = slice(row, row + len(targets))
@@ -204,8 +188,8 @@ class MatterTask(CoevalTask):
         scores["rmse"] = float(np.sqrt(np.mean(squares)))
         scores["r2"] = float(1.0 - np.mean(squares) / variance)
         scores["pdf_distance"] = distribution_distance(true, predicted)
-        scores["skewness"] = float(np.nanmean(moments[1].skewness))
-        scores["skewness_true"] = float(np.nanmean(moments[0].skewness))
+        for name, each in (("skewness", moments[1]), ("skewness_true", moments[0])):
+            scores[name] = float(over_maps(each.skewness[:, None]).mean[0])
         return scores, comparison
 
     def columns(self, redshift, measured, simulation):
@@ -257,9 +241,7 @@ class MatterTask(CoevalTask):
         ):
             rows.append([label, *(cell(scores[kind], key) for kind in ("network", "baseline")), ""])
         return Table(
-            title=f"Matter maps at redshift {redshift:g}, unseen simulations"
-            if preset.split == "simulation"
-            else f"Matter maps at redshift {redshift:g}, LEAKING split: maps of the test were seen in training",
+            title=f"Matter maps at redshift {redshift:g}, {self.tested_on(preset)}",
             header=["", "U-Net", "Wiener filter", "paper*"],
             rows=rows,
             note=(
@@ -279,7 +261,7 @@ class MatterTask(CoevalTask):
         from keras_cosmo.statistics.distributions import normalized_distribution
 
         database, arrays = prepared.database, evaluation.arrays
-        cell_size, redshifts = database.cell_size, self.targets(preset)
+        cell_size, redshifts, tested = database.cell_size, self.targets(preset), self.tested_on(preset)
         # The map whose error is the median one: neither the best nor the worst example.
         squares = [np.mean((arrays["network"][row] - arrays["true"][row]) ** 2) for row in range(len(arrays["maps"]))]
         row = int(np.argsort(squares)[len(squares) // 2])
@@ -293,7 +275,7 @@ class MatterTask(CoevalTask):
             ]
             result["slices"] = (
                 draw.slices(*images, both, cell_size),
-                "21-cm signal in redshift space and matter in real space of one unseen slab (figure 1).",
+                f"21-cm signal in redshift space and matter in real space of one test slab ({tested}; figure 1).",
             )
         inputs = self.test_pipeline(preset, prepared)[0]
         batch, place = divmod(row, inputs.batch_size)
@@ -309,19 +291,21 @@ class MatterTask(CoevalTask):
                     redshift=redshift,
                     baseline=arrays["baseline"][row, ..., channel],
                 ),
-                "The unseen map whose error is the median one: truth, prediction, 21-cm input and error (figure 3).",
+                f"The test map whose error is the median one ({tested}): truth, prediction, 21-cm input and error "
+                "(figure 3).",
             )
             spectra = {name: arrays[f"{name} spectra z{redshift:g}"] for name in ("network", "baseline")}
             result[f"spectra{suffix}"] = (
                 draw.spectra(spectra, redshift, paper_accuracy=bool(self.paper_values(preset))),
-                "Power spectrum, transfer function and cross-correlation coefficient over unseen maps, mean and "
-                "standard deviation (figure 4; figure 7 at redshift 10).",
+                f"Power spectrum, transfer function and cross-correlation coefficient over test maps ({tested}), mean "
+                "and standard deviation (figure 4; figure 7 at redshift 10).",
             )
             densities = {"truth": "true", "network": "network", "baseline": "baseline"}
             densities = {role: normalized_distribution(arrays[name][..., channel]) for role, name in densities.items()}
             result[f"distribution{suffix}"] = (
                 draw.normalized_distribution(densities, redshift),
-                "Distribution of the normalised overdensity over unseen maps, mean and standard deviation (figure 5).",
+                f"Distribution of the normalised overdensity over test maps ({tested}), mean and standard deviation "
+                "(figure 5).",
             )
         result["loss_history"] = (
             loss_history(history),
@@ -359,7 +343,7 @@ class MatterTask(CoevalTask):
         }
 
 
-def _disk_array(shape):
+def disk_array(shape):
     """Float32 array in a temporary file that goes with it."""
     import tempfile
 

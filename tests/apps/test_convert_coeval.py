@@ -50,6 +50,10 @@ def test_converts_the_folders_of_the_paper(app, tmp_path, capsys):
     assert "parameter_table: boxes without header" in capsys.readouterr().err
     assert app["main"]([*command, "--out", str(tmp_path / "b.h5"), "--parameters"]) == 0
     assert Database(tmp_path / "b.h5").parameters == ()
+    # Commas as above, or spaces.
+    spaces = [*command[:-1], "10.16", "15.78", "--parameters", "--out", str(tmp_path / "d.h5")]
+    assert app["main"](spaces) == 0
+    assert Database(tmp_path / "d.h5").fields == Database(tmp_path / "b.h5").fields
     options = ["--parameter-table", str(tmp_path / "table.txt"), "--parameters", "log10_M_min"]
     assert app["main"]([*command, "--out", str(tmp_path / "c.h5"), *options]) == 0
     np.testing.assert_allclose(Database(tmp_path / "c.h5").parameter_values[:, 0], np.log10([1e8, 2e8, 3e8]))

@@ -36,6 +36,8 @@ def test_finds_what_is_in_the_statistics():
 def test_errors():
     with pytest.raises(ValueError, match=r"expected shape \(n, height, width, channels\), got \(3, 16, 16\)"):
         MapStatisticsRidge().features(maps_of(3)[..., 0])
+    with pytest.raises(ValueError, match=r"expected 16 cells along each side at least, got \(14, 14\)"):
+        MapStatisticsRidge().features(np.zeros((2, 14, 14, 1)))
     with pytest.raises(ValueError, match="MapStatisticsRidge is not fitted"):
         MapStatisticsRidge().predict(maps_of(3))
     model = MapStatisticsRidge().fit(maps_of(20), np.random.default_rng(1).normal(size=(20, 1)))

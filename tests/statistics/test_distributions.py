@@ -13,6 +13,7 @@ from keras_cosmo.statistics.distributions import (
     mean_at_brightest,
     normalize_maps,
     normalized_distribution,
+    rank_correlation,
 )
 
 
@@ -182,3 +183,21 @@ def test_complex_maps():
 
 def test_examples():
     assert doctest.testmod(distributions).failed == 0
+
+
+def test_rank_correlation_is_that_of_scipy():
+    first, second = np.random.default_rng(2).integers(0, 9, (2, 2, 3, 4, 5))
+    second[..., :2] = first[..., :2]
+    first[1, 2] = 4
+    found = rank_correlation(first, second)
+    assert found.shape == (2, 3)
+    assert found[0, 1] == pytest.approx(stats.spearmanr(first[0, 1].ravel(), second[0, 1].ravel()).statistic)
+    assert np.isnan(found[1, 2])
+    assert np.isnan(found).sum() == 1
+    np.testing.assert_allclose(rank_correlation(first**3, np.exp(second)), found)
+    assert float(rank_correlation(first[0, 0], second[0, 0])) == pytest.approx(found[0, 0])
+
+
+def test_wrong_shapes_for_rank_correlation():
+    with pytest.raises(ValueError, match="expected equal shapes"):
+        rank_correlation(np.zeros((1, 2, 3)), np.zeros((1, 2, 4)))

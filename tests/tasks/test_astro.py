@@ -1,17 +1,20 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import small_coeval
 import tensorflow as tf
+from scipy.stats import spearmanr
 
 from keras_cosmo.data.database import Database
 from keras_cosmo.tasks.astro import PRESETS, AstroTask
 from keras_cosmo.tasks.command_line import main
 from keras_cosmo.tasks.matter import MatterTask
+from keras_cosmo.tasks.settings import settings_from
 
 TASK = AstroTask()
 SMALL = dataclasses.replace(
@@ -142,7 +145,7 @@ def test_resume_of_the_comparison(unet, compared, tmp_path, capsys, monkeypatch)
         assert run(tmp_path, *flags) == 130
         assert "--resume" in capsys.readouterr().err
         assert run(tmp_path, "--out", tmp_path / "run", "--resume") == 130
-    assert calls == ["scratch", "scratch", "frozen"]
+    assert calls == ["frozen", "frozen", "scratch"]
     assert run(tmp_path, "--out", tmp_path / "run", "--resume") == 0
     assert sorted(path.name for path in (tmp_path / "saved_models" / "astro").iterdir()) == ["1", "2", "3"]
     assert (tmp_path / "run" / "report.html").exists()
@@ -169,6 +172,8 @@ def test_the_data_are_those_of_the_unet(compared, unet):
         (["START", "--widths", "4", "6"], 1, "The flags are --widths, --kernel-size, --padding"),
         (["--start-from", "/nowhere"], 1, "holds no run"),
         (["START", "--encoder", "all", "--redshifts", "10"], 1, "reads redshifts 15.0, this run 10.0"),
+        (["START", "--encoder", "all", "--widths", "4", "6"], 1, "The flags are --widths, --kernel-size, --padding"),
+        (["START", "--simulations", "40", "--slabs", "8"], 1, "--simulations, --slabs: only for simulated data"),
     ],
 )
 def test_starts_that_do_not_fit(flags, status, message, unet, tmp_path, capsys):
@@ -176,6 +181,72 @@ def test_starts_that_do_not_fit(flags, status, message, unet, tmp_path, capsys):
     assert run(tmp_path, *FLAGS, "--out", tmp_path / "run", *flags) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_is_no_start(compared, tmp_path, capsys):
+    flags = ["--start-from", compared / "run", "--out", tmp_path / "run"]
+    assert run(tmp_path, *FLAGS, *flags) == 1
+    assert "holds three runs: choose one of its folders frozen, scratch, fine-tune" in capsys.readouterr().err
+
+
+def test_data_of_the_unet_that_are_gone_are_not_simulated_anew(unet, tmp_path, capsys):
+    shutil.copytree(unet, tmp_path / "unet")
+    path = tmp_path / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    config["data"]["path"] = str(tmp_path / "gone.h5")
+    path.write_text(json.dumps(config))
+    for encoder in ("frozen", "all"):
+        flags = ["--start-from", tmp_path / "unet", "--encoder", encoder, "--out", tmp_path / "run"]
+        assert run(tmp_path, *FLAGS, *flags) == 1
+        assert "gone.h5 is missing, the data of --start-from" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_unet_of_boxes_without_parameters_is_a_start(unet, tmp_path):
+    """It predicts none; its encoder serves for any."""
+    data = small_coeval.write(tmp_path / "boxes.h5", seed=7)
+    shutil.copytree(unet, tmp_path / "unet")
+    path = tmp_path / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": []}))
+    prepared = TASK.prepare(SMALL, Database(data), seed=0)
+    start = json.loads(path.read_text())
+    settings = settings_from(TASK, {"start_from": tmp_path / "unet", "data": data, "out": tmp_path / "run"})
+    TASK.check_start(settings, start, prepared)
+    with pytest.raises(ValueError, match=r"predicts \[\], but"):
+        TASK.check_start(settings, start | {"task": "astro"}, prepared)
+
+
+def test_a_parameter_that_does_not_vary(tmp_path, capsys):
+    import h5py
+
+    path = small_coeval.write(tmp_path / "boxes.h5")
+    with h5py.File(path, "r+") as file:
+        file["parameters"][:, 1] = 8.5
+    assert run(tmp_path, "--data", path, "--encoder", "scratch", "--out", tmp_path / "run", *FLAGS) == 1
+    assert "log10_M_min has one value in all 14 simulations of the training" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_maps_too_small_for_the_baseline(tmp_path, capsys):
+    path = small_coeval.write(tmp_path / "boxes.h5", side=8)
+    assert run(tmp_path, "--data", path, "--encoder", "scratch", "--out", tmp_path / "run", *FLAGS) == 1
+    assert "boxes.h5: expected maps of 16 cells along each side at least" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_saliency_metrics_are_of_whole_maps():
+    """Rank correlation by SciPy over all pixels of a map; a map without any structure is left out."""
+    generator = np.random.default_rng(0)
+    gradients, random = np.abs(generator.standard_normal((2, 3, 1, 6, 8)))
+    brightness = generator.standard_normal((3, 6, 8))
+    brightness[2], random[2] = -3.0, 1.0
+    looked = {"saliency_maps": brightness, "saliency": gradients, "random_saliency": random}
+    metrics = TASK.saliency_metrics(["log10_L_X"], looked)
+    expected = [spearmanr(gradients[row, 0], random[row, 0], axis=None).statistic for row in range(2)]
+    np.testing.assert_allclose(metrics["saliency/rank_correlation_with_random/log10_L_X"], np.mean(expected))
+    normalised = [(image - image.mean()) / image.std() for image in brightness[:2]]
+    expected = [image.ravel()[gradients[row].argmax()] for row, image in enumerate(normalised)]
+    np.testing.assert_allclose(metrics["saliency/brightness_of_brightest/log10_L_X"], np.mean(expected))
 
 
 def test_order_of_parameters(tmp_path, capsys):

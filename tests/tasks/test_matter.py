@@ -1,6 +1,8 @@
 import csv
 import dataclasses
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from keras_cosmo.data.database import Database
 from keras_cosmo.statistics.spectra import compare_spectra
 from keras_cosmo.tasks.command_line import main
 from keras_cosmo.tasks.matter import PRESETS, MatterTask
+from keras_cosmo.tasks.settings import settings_from
 
 TASK = MatterTask()
 SMALL = dataclasses.replace(PRESETS["quick"], batch_size=8, epochs=1, widths=(4, 8), redshifts=(15.0,))
@@ -183,14 +186,19 @@ def test_several_redshifts_become_channels(done, tmp_path):
     assert served(brightness_temp=tf.zeros((2, 16, 16, 2)))["overdensity"].shape == (2, 16, 16, 2)
 
 
-def test_the_leaking_split_says_so(done, tmp_path):
+def test_the_leaking_split_says_so(done, tmp_path, capsys):
     flags = ["--split", "paper", "--epochs", "1", "--batch-size", "8", "--widths", "4"]
     assert run(tmp_path, "--data", done / "boxes.h5", "--out", tmp_path / "run", *flags) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["split"]["kind"].startswith("leaking")
     report = (tmp_path / "run" / "report.html").read_text()
     assert "LEAKING" in report
+    assert "unseen" not in report
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test_maps"] == 72
+    capsys.readouterr()
+    flags = ["--epochs", "1", "--batch-size", "8", "--widths", "4", "--start-from", tmp_path / "run"]
+    assert run(tmp_path, "--data", done / "boxes.h5", "--out", tmp_path / "next", *flags) == 1
+    assert "was trained with --split paper, on maps of all simulations" in capsys.readouterr().err
 
 
 def test_start_from_another_run(done, tmp_path, capsys):
@@ -201,6 +209,52 @@ def test_start_from_another_run(done, tmp_path, capsys):
     np.testing.assert_allclose(float(histories[1][0]["val_loss"]), best, rtol=0.2)
     assert run(tmp_path, *flags, "--out", tmp_path / "other", "--redshifts", "10") == 1
     assert "maps redshifts 15.0 to 15.0, this run 10.0 to 10.0" in capsys.readouterr().err
+    # With another seed the test would be simulations that the network was trained on.
+    assert run(tmp_path, *flags, "--out", tmp_path / "other", "--seed", "1") == 1
+    assert re.search(r"trained on simulations that this run would test on .* Use --seed 0", capsys.readouterr().err)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_start_with_the_same_random_seeds(done, tmp_path):
+    """A longer campaign begins with the initial conditions of the shorter one, whatever else differs."""
+    import h5py
+
+    start = json.loads((done / "run" / "config.json").read_text())
+    paths = [shutil.copy(done / "boxes.h5", tmp_path / "first.h5")]
+    paths.append(small_coeval.write(tmp_path / "second.h5", simulations=30, seed=8))
+    start["data"]["path"] = str(paths[0])
+    prepared = TASK.prepare(SMALL, Database(paths[1]), seed=1)
+    settings = settings_from(TASK, {"start_from": done / "run", "data": paths[1], "out": tmp_path / "run"})
+    for seeds, refused in ((None, False), (np.arange(30) + 50, False), (np.arange(30), True)):
+        for path, these in zip(paths, (np.arange(20), seeds), strict=True):
+            with h5py.File(path, "r+") as file:
+                if these is not None:
+                    file.attrs["seeds"] = these
+        prepared.database = Database(paths[1])
+        if refused:
+            with pytest.raises(ValueError, match="on the same data, or on simulations with seeds of their own"):
+                TASK.check_start(settings, start, prepared)
+        else:
+            TASK.check_start(settings, start, prepared)
+    # The seeds of another code mean other boxes.
+    with h5py.File(paths[1], "r+") as file:
+        file.attrs["simulator"] = "another"
+    prepared.database = Database(paths[1])
+    TASK.check_start(settings, start, prepared)
+
+
+def test_a_start_from_maps_of_another_projection_is_noticed(done, tmp_path, caplog):
+    """Sums of four cells where the network has learnt means."""
+    start = json.loads((done / "run" / "config.json").read_text())
+    for factor, warned in ((1.0, False), (4.0, True)):
+        fields, _, _ = small_coeval.arrays(seed=5)
+        fields = {name: (factor * maps, unit) for name, (maps, unit) in fields.items()}
+        path = small_coeval.write(tmp_path / f"{factor}.h5", fields=fields)
+        prepared = TASK.prepare(SMALL, Database(path), seed=0)
+        settings = settings_from(TASK, {"start_from": done / "run", "data": path, "out": tmp_path / "run"})
+        caplog.clear()
+        TASK.check_start(settings, start, prepared)
+        assert ("are both projected alike" in caplog.text) == warned
 
 
 def bad_fields():
@@ -231,8 +285,6 @@ def bad_fields():
 
 @pytest.mark.parametrize("kind", bad_fields())
 def test_bad_data_leaves_no_run_folder(kind, tmp_path, capsys):
-    import re
-
     fields, message = bad_fields()[kind]
     if kind == "not finite":
         path = small_coeval.write(tmp_path / "boxes.h5")
@@ -255,6 +307,8 @@ def test_bad_data_leaves_no_run_folder(kind, tmp_path, capsys):
         ({"periodic_across_sky": False}, ["--shifts", "always"], "its maps are not periodic, so --shifts always"),
         ({"cell_size": None}, [], "expected the root attribute 'cell_size'"),
         ({}, ["--redshifts", "15", "15"], "--redshifts: expected each redshift once"),
+        ({}, ["--target-redshifts", "15", "15"], "--target-redshifts: expected each redshift once"),
+        ({"cell_size_units": "Mpc/h"}, [], "expected the root attribute 'cell_size' in Mpc, got 'Mpc/h'"),
         ({}, ["--target-redshifts", "20"], "no maps at redshift 20; there are 10, 15"),
         ({}, ["--fractions", "0.9", "0.05", "0.05"], "leave 1 for the test"),
     ],
@@ -269,6 +323,32 @@ def test_settings_that_do_not_fit_the_data(attributes, flags, message, tmp_path,
     assert run(tmp_path, "--data", path, "--out", tmp_path / "run", *FLAGS, *flags) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--box-cells", "20", "--slabs", "4", "--widths", "4", "4", "4"], "--box-cells 20: .* divisible by 8 cells"),
+        (["--simulations", "5"], "--simulations: 5 simulations leave 1 for the test"),
+        (["--simulations", "20", "--fractions", "0.8", "0.2", "0.2"], "--simulations: fractions: expected three"),
+    ],
+)
+def test_nothing_is_simulated_that_could_not_be_used(flags, message, tmp_path, capsys):
+    assert run(tmp_path, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *flags) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not any((tmp_path / name).exists() for name in ("cache", "run"))
+
+
+def test_redshifts_are_those_of_the_names_of_fields(database):
+    TASK.check(dataclasses.replace(SMALL, redshifts=(15.0000001,)), database)
+    with pytest.raises(ValueError, match="--redshifts: expected each redshift once"):
+        TASK.check(dataclasses.replace(SMALL, redshifts=(15.0, 15.0000001)), database)
+
+
+def test_paper_values_are_for_redshift_15_alone():
+    pairs = [((15.0,), ()), ((15.0,), (15.0,)), ((15.0,), (10.0,)), ((10.0,), ()), ((10.0, 15.0), (15.0,))]
+    presets = [dataclasses.replace(SMALL, redshifts=one, target_redshifts=other) for one, other in pairs]
+    assert [bool(TASK.paper_values(preset)) for preset in presets] == [True, True, False, False, False]
 
 
 def test_padding_and_shifts_follow_the_data(tmp_path):

@@ -211,6 +211,7 @@ def test_missing_file(tmp_path):
     [
         ({"density_group": {"redshift": 11.0}}, "expected one redshift, got 10.0 of BrightnessTemp and 11.0"),
         ({"density_group": {"seed": 9}}, "expected one random seed, got 1 of BrightnessTemp and 9 of"),
+        ({"seed": 10**9, "density_group": {"seed": 10**9 + 1}}, "expected one random seed, got 1000000000 of"),
         ({"density_group": {"cosmology": {"OMm": 0.3}}}, "expected one cosmology"),
         ({"astrophysics": {"POP2_ION": 0.0}}, "expected a positive number of photons in POP2_ION, got 0.0"),
         ({"astrophysics": {"L_X": np.nan}}, "expected a finite number in the attribute L_X of astro_params"),
