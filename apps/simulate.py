@@ -8,6 +8,9 @@
     python apps/simulate.py coeval --count 1000 --out boxes.h5 --redshifts 10,15,20 --design latin-hypercube
     python apps/simulate.py coeval --simulator py21cmfast --box-cells 64 --slabs 8 --count 100 --out real.h5     hours
 
+    python apps/simulate.py lines --count 300 --maps 100 --out lines.h5                  intensity of emission lines
+    python apps/simulate.py lines --count 1000 --out small.h5 --map-cells 64 --map-side 0.425 --lines halpha,oiii,oii
+
 21cmFAST cannot evolve haloes that outweigh a cell. With light-cones of 1.5 Mpc cells log10_T_vir is therefore drawn up
 to 5.93, not up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit. Coeval
 boxes have none.
@@ -38,6 +41,11 @@ def redshift_list(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 10,15,20, got {text!r}") from error
 
 
+def name_list(text: str) -> tuple[str, ...]:
+    """Names from text such as ``halpha,oiii``."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 # Kind -> flag -> its type, the simulators that have this field, and its meaning.
 BOTH, EMBEDDED, PY21CMFAST = ("embedded", "py21cmfast"), ("embedded",), ("py21cmfast",)
 GEOMETRY = {
@@ -64,6 +72,24 @@ GEOMETRY = {
         "projection": (str, BOTH, "how the cells of a slab make a map: mean or sum"),
         "redshift_step": (float, PY21CMFAST, "ratio of (1+z) between two evolved boxes"),
     },
+    "lines": {
+        "lines": (name_list, EMBEDDED, "names of emission lines, such as halpha,oiii or halpha,oiii,oii"),
+        "observed_wavelength": (float, EMBEDDED, "where the lines are observed [um]"),
+        "resolving_power": (float, EMBEDDED, "wavelength over the width of the band"),
+        "map_cells": (int, EMBEDDED, "pixels along each side of a map"),
+        "map_side": (float, EMBEDDED, "side of a map [degrees]"),
+        "beam_sigma": (float, EMBEDDED, "standard deviation of the Gaussian beam, 0 for none [arcmin]"),
+        "maps": (int, EMBEDDED, "independent maps of each line per simulation"),
+        "minimum_mass": (float, EMBEDDED, "of haloes that shine [solar masses]"),
+        "amplitude_scatter": (float, EMBEDDED, "deviation of the logarithm of a factor per map"),
+    },
+}
+
+
+LIKE = {
+    "lightcones": "take cells and redshifts from it",
+    "coeval": "take cells and redshifts from it",
+    "lines": "take lines, pixels, beam and band from it",
 }
 
 
@@ -75,12 +101,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     for kind, text in (
         ("lightcones", "21-cm light-cone images for the regression task"),
         ("coeval", "21-cm maps and the matter maps behind them, from boxes at fixed redshifts"),
+        ("lines", "intensity maps of emission lines, each alone, for the separation task"),
     ):
         command = kinds.add_parser(kind, help=text, formatter_class=formatter, allow_abbrev=False)
         add_campaign_flags(command)
-        command.add_argument("--simulator", choices=BOTH, default="embedded", help="%(default)s")
+        simulators = EMBEDDED if kind == "lines" else BOTH
+        command.add_argument("--simulator", choices=simulators, default="embedded", help="%(default)s")
         geometry = command.add_argument_group("geometry (default: that of the simulator)")
-        geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help="take cells and redshifts from it")
+        geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help=LIKE[kind])
         for name, (value, simulators, meaning) in GEOMETRY[kind].items():
             options = {"choices": PROJECTIONS} if name == "projection" else {"metavar": "VALUE"}
             geometry.add_argument(
@@ -89,6 +117,10 @@ def parse_args(argv=None) -> argparse.Namespace:
                 default=argparse.SUPPRESS,
                 help=f"{meaning} ({', '.join(simulators)})",
                 **options,
+            )
+        if kind == "lines":
+            geometry.add_argument(
+                "--without-unsmoothed", action="store_true", help="leave out the maps before the beam: half the size"
             )
     return parser.parse_args(argv)
 
@@ -211,6 +243,42 @@ def coeval_geometry_of(path: pathlib.Path, given: Iterable[str] = ()) -> dict:
     return geometry
 
 
+def line_simulator(arguments: argparse.Namespace):
+    """The simulator of line-intensity maps that the flags ask for; ValueError or TypeError if it cannot be."""
+    if arguments.dtype == "float16":
+        raise ValueError("--dtype float16 cannot hold intensities of 1e-9 erg/s/cm2/sr. Take float32.")
+    given = given_geometry(arguments)
+    like = line_geometry_of(arguments.like) if arguments.like else {}
+    if arguments.without_unsmoothed:
+        given["unsmoothed"] = False
+    from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
+
+    return LineIntensitySimulator(**{**like, **given})
+
+
+def line_geometry_of(path: pathlib.Path) -> dict:
+    """Lines, pixels, beam and band of a database of line-intensity maps, as arguments of a simulator."""
+    from keras_cosmo.data.database import Database
+
+    database = Database(path).require(task="separation")
+    attributes = database.attributes
+    needed = ("lines", "observed_wavelength", "resolving_power", "beam_sigma")
+    missing = [name for name in needed if name not in attributes]
+    shapes = {field.shape for field in database.fields.values()}
+    if missing or database.cell_size is None or len(shapes) > 1 or len(set(min(shapes))) > 1:
+        raise ValueError(
+            f"{path}: --like needs square maps and the root attributes cell_size and {', '.join(needed)}; got shapes "
+            f"{sorted(shapes)}, cell_size {database.cell_size}, without {missing}. Give --map-cells and so on instead."
+        )
+    cells = min(shapes)[0]
+    return {
+        "lines": tuple(str(name) for name in attributes["lines"]),
+        "map_cells": cells,
+        "map_side": cells * float(database.cell_size) / 60.0,
+        **{name: float(attributes[name]) for name in needed[1:]},
+    }
+
+
 def main(argv=None) -> int:
     """Run the campaign; returns the exit status."""
     arguments = parse_args(argv)
@@ -245,7 +313,7 @@ def main(argv=None) -> int:
     return 0
 
 
-SIMULATORS = {"lightcones": lightcone_simulator, "coeval": coeval_simulator}
+SIMULATORS = {"lightcones": lightcone_simulator, "coeval": coeval_simulator, "lines": line_simulator}
 
 
 def message(error: BaseException) -> str:

@@ -207,6 +207,57 @@ class Background:
         log_slope = -np.gradient(np.log(self.mass_deviations), self.log10_masses)
         return multiplicity * self.mean_matter_density / 10.0**self.log10_masses * log_slope
 
+    def halo_mass_function(self, redshift: float) -> np.ndarray:
+        """Comoving number density of friends-of-friends haloes per decade of mass, in 1/Mpc^3, on ``log10_masses``.
+
+        The universal fit of Watson et al. (2013, MNRAS 433, 1230) to N-body simulations, linking length 0.2. For
+        galaxies and clusters; `mass_function` is for the first stars.
+
+        Args:
+            redshift: Redshift.
+        """
+        deviation = self.mass_deviations * self.growth(redshift)
+        multiplicity = 0.282 * ((1.406 / deviation) ** 2.163 + 1.0) * np.exp(-1.210 / deviation**2)
+        log_slope = -np.gradient(np.log(self.mass_deviations), self.log10_masses)
+        return multiplicity * self.mean_matter_density / 10.0**self.log10_masses * log_slope
+
+    def halo_bias(self, redshift: float) -> np.ndarray:
+        """Linear bias of haloes on ``log10_masses``: Sheth & Tormen (1999, MNRAS 308, 119, equation 12).
+
+        Args:
+            redshift: Redshift.
+        """
+        critical, a, p = 1.686, 0.707, 0.3
+        scaled = a * (critical / (self.mass_deviations * self.growth(redshift))) ** 2
+        return 1.0 + (scaled - 1.0) / critical + 2.0 * p / critical / (1.0 + scaled**p)
+
+    def second_order_bias(self, redshift: float) -> np.ndarray:
+        """Quadratic bias of haloes on ``log10_masses``: Scoccimarro et al. (2001, ApJ 546, 20).
+
+        Args:
+            redshift: Redshift.
+        """
+        critical, a, p = 1.686, 0.707, 0.3
+        scaled = a * (critical / (self.mass_deviations * self.growth(redshift))) ** 2
+        first, second = (scaled - 1.0) / critical, scaled / critical**2 * (scaled - 3.0)
+        ellipsoidal = 2.0 * p / critical / (1.0 + scaled**p)
+        correction = ellipsoidal * ((1.0 + 2.0 * p) / critical + 2.0 * first)
+        return 2.0 * (1.0 - 17.0 / 21.0) * (first + ellipsoidal) + second + correction
+
+    def nonlinear_power(self, redshift: float) -> np.ndarray:
+        """Non-linear matter power spectrum on ``wavenumbers``, in Mpc^3.
+
+        The linear spectrum times the growth of structure after Takahashi et al. (2012, ApJ 761, 152; "halofit"), which
+        pyccl evaluates for a spectrum with baryon oscillations. It is known up to 50 / Mpc and extrapolated beyond.
+
+        Args:
+            redshift: Redshift.
+        """
+        scale_factor = 1.0 / (1.0 + redshift)
+        boost = pyccl.nonlin_matter_power(self._ccl, self.wavenumbers, scale_factor)
+        boost = boost / pyccl.linear_matter_power(self._ccl, self.wavenumbers, scale_factor)
+        return self.power * self.growth(redshift) ** 2 * boost
+
     def conditional_mass_fraction(self, growth, mass, sphere_mass, contrast) -> tuple[np.ndarray, np.ndarray]:
         """Share of a sphere's matter in haloes of each mass, per unit of the mass's natural logarithm.
 

@@ -12,6 +12,7 @@ from keras_cosmo.data.campaign import DESIGNS
 from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.quantities import Parameter
 from keras_cosmo.simulations.coeval import CoevalSimulator
+from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
 from keras_cosmo.simulations.py21cmfast_coeval import Py21cmfastCoevalSimulator
 from keras_cosmo.slicing import PROJECTIONS
 
@@ -40,6 +41,7 @@ def run_coeval(app, *arguments):
     [
         ("lightcones", "--simulator --count --out --like --n-perp --maps-per-simulation --box-cells --redshift-step"),
         ("coeval", "--simulator --count --out --like --redshifts --box-cells --cell-size --slab-cells --projection"),
+        ("lines", "--simulator --count --out --like --lines --map-cells --map-side --beam-sigma --maps --amplitude-"),
     ],
 )
 def test_help_is_fast_because_nothing_is_imported(kind, flags):
@@ -175,6 +177,65 @@ def test_wrong_usage_of_coeval_is_one_line_and_status_2(app, tmp_path, capsys, a
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def run_lines(app, *arguments):
+    return app.main(["lines", *map(str, arguments)])
+
+
+def test_line_maps(app, tmp_path, capsys):
+    out = tmp_path / "lines.h5"
+    arguments = ("--count", 2, "--out", out, "--workers", 1, "--map-cells", 32, "--map-side", 0.2125, "--maps", 3)
+    assert run_lines(app, *arguments, "--lines", "halpha, oii", "--beam-sigma", 0.8) == 0
+    output = capsys.readouterr().out
+    assert f"{out}: 2 simulations x 3 maps: intensity_halpha (32, 32) [erg s^-1 cm^-2 sr^-1], " in output
+    fields = [f"intensity_{line}{stage}" for line in ("halpha", "oii") for stage in ("", "_unsmoothed")]
+    database = Database(out).require("separation", fields)
+    assert (database.n_maps, database.parameter_values.shape) == (6, (2, 0))
+    assert database.cell_size == pytest.approx(0.2125 * 60 / 32)
+    assert [str(name) for name in database.attributes["lines"]] == ["halpha", "oii"]
+    assert database.attributes["beam_sigma"] == 0.8
+    maps = database.read("intensity_oii", range(6))
+    assert 1e-13 < maps.mean() < 1e-8
+    command = ["lines", "--count", "1", "--out", "x.h5", "--like", str(out)]
+    like = app.line_simulator(app.parse_args([*command, "--maps", "2", "--without-unsmoothed"]))
+    assert like == LineIntensitySimulator(
+        lines=("halpha", "oii"), map_cells=32, map_side=0.2125, beam_sigma=0.8, maps=2, unsmoothed=False
+    )
+
+
+def test_databases_that_line_maps_cannot_be_like(app, tmp_path):
+    path = tmp_path / "a.h5"
+    write_database(
+        path, task="separation", fields={"intensity_halpha": (np.zeros((1, 8, 4)), "")}, simulation=[0],
+        parameters=(), parameter_values=np.zeros((1, 0)), attributes={"cell_size": 1.0, "lines": ["halpha"]},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"--like needs square maps .* shapes \[\(8, 4\)\], cell_size 1.0, without"):
+        app.line_geometry_of(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lines", "lyman"), "expected lines to be different names out of"),
+        (("--map-cells", 4), "expected map_cells in [16, 1024], got 4"),
+        (("--observed-wavelength", 0.5), "Halpha is emitted at 0.6563 um"),
+        (("--dtype", "float16"), "--dtype float16 cannot hold intensities of 1e-9"),
+        (("--like", "/nowhere/lines.h5"), "there is no such file"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_of_lines_is_one_line_and_status_2(app, tmp_path, capsys, arguments, message):
+    assert run_lines(app, "--count", 2, "--out", tmp_path / "a.h5", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_line_maps_have_one_simulator(app, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_lines(app, "--count", 1, "--out", "a.h5", "--simulator", "py21cmfast")
+    assert stop.value.code == 2
+    assert "invalid choice: 'py21cmfast'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -161,3 +161,76 @@ def test_dense_spheres_are_whole_haloes():
 def test_unknown_growth_is_refused():
     with pytest.raises(ValueError, match="expected growth 'exact' or 'carroll_1992', got 'liddle'"):
         Cosmology(growth="liddle")
+
+
+@pytest.mark.parametrize("redshift", [0.0, 1.3, 3.0])
+def test_halo_mass_function_agrees_with_colossus(colossus, redshift):
+    background = WIGGLES.background()
+    masses = np.geomspace(3e10, 1e14, 8)
+    ours = np.exp(np.interp(np.log10(masses), background.log10_masses, np.log(background.halo_mass_function(redshift))))
+    theirs = colossus_mass_function.massFunction(
+        masses * 0.68, redshift, mdef="fof", model="watson13", q_out="dndlnM", q_in="M"
+    )
+    np.testing.assert_allclose(ours, theirs * np.log(10.0) * 0.68**3, rtol=0.02)
+
+
+def test_biases_are_consistent_with_the_peak_background_split():
+    # With all matter in haloes of the Sheth-Tormen mass function it has no bias, at first and at second order.
+    background = WIGGLES.background()
+    height = 1.686 / background.mass_deviations
+    grid = np.linspace(np.log(1e-4), np.log(8.0), 40000)
+    scaled = 0.707 * np.exp(2.0 * grid)
+    share = 0.3222 * np.sqrt(2.0 * scaled / np.pi) * (1.0 + scaled**-0.3) * np.exp(-scaled / 2.0)
+    # Below the lightest tabulated halo the bias hardly changes any more.
+    first, second = (
+        np.interp(grid, np.log(height), bias) for bias in (background.halo_bias(0.0), background.second_order_bias(0.0))
+    )
+    assert np.trapezoid(share * first, grid) == pytest.approx(1.0, abs=0.04)
+    assert np.trapezoid(share * second, grid) == pytest.approx(0.0, abs=0.04)
+    # Growth only shifts the height of peaks: as rare haloes earlier are as biased.
+    earlier = background.halo_bias(2.0), background.second_order_bias(2.0)
+    shifted = np.log(height / background.growth(2.0))
+    common = (shifted > np.log(height[0])) & (shifted < np.log(height[-1]))
+    for now, then in zip((background.halo_bias(0.0), background.second_order_bias(0.0)), earlier, strict=True):
+        np.testing.assert_allclose(then[common], np.interp(shifted[common], np.log(height), now), atol=0.02, rtol=0.01)
+
+
+def test_nonlinear_power_is_that_of_halofit_and_keeps_the_linear_scales():
+    # Takahashi et al. 2012, from this background's own linear spectrum.
+    background = WIGGLES.background()
+    k, redshift = background.wavenumbers, 1.3
+    linear = background.power * background.growth(redshift) ** 2
+    power = background.nonlinear_power(redshift)
+    np.testing.assert_allclose(power[k < 5e-3], linear[k < 5e-3], rtol=0.01)
+    spectrum, logarithm = k**3 * linear / (2.0 * np.pi**2), np.log(k)
+
+    def variance(radius, weight=lambda x: 1.0):
+        x = (k * radius) ** 2
+        return np.trapezoid(spectrum * np.exp(-x) * weight(x), logarithm)
+
+    radii = np.geomspace(0.1, 5.0, 400)
+    radius = np.exp(np.interp(0.0, [-np.log(variance(r)) for r in radii], np.log(radii)))
+    first, second = variance(radius, lambda x: 2.0 * x), variance(radius, lambda x: 4.0 * x**2 - 4.0 * x)
+    n, c = first - 3.0, first**2 - second
+    alpha = abs(6.0835 + 1.3373 * n - 0.1959 * n**2 - 5.5274 * c)
+    beta = 2.0379 - 0.7354 * n + 0.3157 * n**2 + 1.2490 * n**3 + 0.3980 * n**4 - 0.1682 * c
+    y = k * radius
+    quasilinear = spectrum * (1.0 + spectrum) ** beta / (1.0 + alpha * spectrum) * np.exp(-y / 4.0 - y**2 / 8.0)
+    a = 10.0 ** (1.5222 + 2.8553 * n + 2.3706 * n**2 + 0.9903 * n**3 + 0.2250 * n**4 - 0.6038 * c)
+    b = 10.0 ** (-0.5642 + 0.5864 * n + 0.5716 * n**2 - 1.5474 * c)
+    d = 10.0 ** (0.3698 + 2.0404 * n + 0.8161 * n**2 + 0.5869 * c)
+    gamma, nu = 0.1971 - 0.0843 * n + 0.8460 * c, 10.0 ** (5.2105 + 3.6902 * n)
+    matter = 0.31 * (1.0 + redshift) ** 3
+    matter /= matter + 0.69
+    halo = a * y ** (3.0 * matter**-0.0307)
+    halo /= 1.0 + b * y ** (matter**-0.0585) + (d * matter**0.0743 * y) ** (3.0 - gamma)
+    halo /= 1.0 + nu / y**2
+    expected = (quasilinear + halo) * 2.0 * np.pi**2 / k**3
+    chosen = (k > 1e-3) & (k < 20.0)
+    np.testing.assert_allclose(power[chosen], expected[chosen], rtol=5e-3)
+
+
+def test_smooth_spectra_grow_as_those_with_oscillations():
+    smooth, wiggly = Cosmology().background(), WIGGLES.background()
+    ratio = (smooth.nonlinear_power(1.3) / smooth.power) / (wiggly.nonlinear_power(1.3) / wiggly.power)
+    np.testing.assert_allclose(ratio, 1.0, rtol=1e-6)
