@@ -1,7 +1,9 @@
 """Checks of constructor arguments, shared by the networks."""
 
+import itertools
 import math
 import numbers
+import random
 
 import keras
 
@@ -49,10 +51,7 @@ def odd_integer(argument: str, value) -> int:
 
 def finite_per_axis(argument: str, values, count: int, what: str, positive: bool = False) -> tuple[float, ...]:
     """``count`` plain floats, one per ``what``; one number is taken for all of them."""
-    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
-        values = [values] * count
-    if len(values) != count:
-        raise ValueError(f"`{argument}`: expected one number, or {count} (one per {what}), got {len(values)}.")
+    values = _per_axis(argument, values, count, what)
     return tuple(finite(argument, value, positive) for value in values)
 
 
@@ -68,3 +67,46 @@ def policy_config(policy):
     if type(policy) is keras.dtype_policies.DTypePolicy:
         return policy.name
     return keras.dtype_policies.serialize(policy)
+
+
+def non_negative(argument: str, value) -> float:
+    """A finite number of at least 0, such as the weight of a term of a loss."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        raise ValueError(f"`{argument}`: expected a finite number of at least 0, got {value!r}.")
+    return float(value)
+
+
+def non_negative_per_axis(argument: str, values, count: int, what: str) -> tuple[float, ...]:
+    """``count`` finite numbers of at least 0, one per ``what``; one number is taken for all of them."""
+    values = _per_axis(argument, values, count, what)
+    return tuple(non_negative(argument, value) for value in values)
+
+
+def layer_names(argument: str, values) -> tuple[str, ...]:
+    """At least one name, all different, each fit to be part of a layer's name."""
+    names = () if isinstance(values, str) or not hasattr(values, "__iter__") else tuple(values)
+    if not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise ValueError(
+            f'`{argument}`: expected names of letters, digits and "_" such as ("halpha", "oiii"), got {values!r}.'
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"`{argument}`: expected different names, got {values!r}.")
+    return names
+
+
+def layer_seeds(seed):
+    """Without end, one seed per layer: different integers that follow from ``seed``, or None if it is None."""
+    if seed is None:
+        return itertools.repeat(None)
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"`seed`: expected None or an integer of at least 0, got {seed!r}.")
+    draw = random.Random(int(seed))
+    return iter(lambda: draw.randrange(2**31), None)
+
+
+def _per_axis(argument, values, count, what):
+    if not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
+        values = [values] * count
+    if len(values) != count:
+        raise ValueError(f"`{argument}`: expected one number, or {count} (one per {what}), got {len(values)}.")
+    return values
