@@ -149,7 +149,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
     with written_aside(settings.out / "model.keras") as aside:
         model.save(aside)
     exported = export_saved_model(
-        model,
+        task.served(model),
         settings.saved_models / task.model_name,
         task.signatures(settings.preset, model, prepared),
         metadata={

@@ -149,6 +149,10 @@ class Task(abc.ABC):
         """Whether the weights with the lowest validation loss are measured and exported, or the last ones."""
         return True
 
+    def served(self, model):
+        """The part of the network whose variables go into the SavedModel."""
+        return model
+
     @abc.abstractmethod
     def evaluate(self, preset, model, prepared: Prepared, seed: int) -> Evaluation:
         """Metrics and baselines on the test part."""

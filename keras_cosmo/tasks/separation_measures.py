@@ -1,0 +1,502 @@
+"""What is measured of separated maps, and drawn (Moriwaki et al. 2020, section 3)."""
+
+import logging
+import sys
+
+from keras_cosmo.tasks.run import text_table
+from keras_cosmo.tasks.task import Evaluation
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "network"
+OBSERVED, MEAN_RATIO, WIENER = "observed map", "mean ratio", "Wiener filter"
+FACTORS = (0.8, 0.9, 1.0, 1.1, 1.2)
+"""Factors on the lines, section 3.2 of the paper."""
+CURVE_THRESHOLDS = (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
+SIDE_OF_BATCH = 16
+
+# Row of the tables -> score, whether it has a standard error, and format.
+ROWS = (
+    ("peaks: precision", "peaks/precision", "{:.3f}"),
+    ("peaks: recall", "peaks/recall", "{:.3f}"),
+    ("peaks per map", "peaks/predicted", "{:.2f}"),
+    ("mean intensity: median error", "mean/median_fractional_error", "{:+.3f}"),
+    ("mean intensity: half width of 68 %", "mean/half_width_fractional_error", "{:.3f}"),
+    ("T(k = 0.3/arcmin)", "transfer_k0.3", "{:.3f}"),
+    ("T(k = 0.7/arcmin)", "transfer_k0.7", "{:.3f}"),
+    ("T(k = 1.4/arcmin)", "transfer_k1.4", "{:.3f}"),
+    ("r(k = 0.3/arcmin)", "correlation_k0.3", "{:.3f}"),
+    ("r(k = 0.7/arcmin)", "correlation_k0.7", "{:.3f}"),
+    ("r(k = 1.4/arcmin)", "correlation_k1.4", "{:.3f}"),
+    ("distance of the PDFs", "pdf_distance", "{:.3f}"),
+    ("mean absolute error / mean", "pixels/relative_l1", "{:.3f}"),
+)
+
+
+def evaluate(task, preset, model, prepared) -> Evaluation:
+    """Scores of the network, of networks to compare with and of the baselines on the same test maps.
+
+    Args:
+        task: `keras_cosmo.tasks.separation.SeparationTask`; its ``companions`` are measured too.
+        preset: Preset of the run.
+        model: `keras_cosmo.models.line_separator.LineSeparator`.
+        prepared: Data of the run.
+    """
+    pipeline, maps = task.test_pipeline(preset, prepared)
+    simulation = prepared.database.simulation[maps]
+    separators = {NETWORK: _separate(model)}
+    separators |= {name: _separate(companion) for name, companion in task.companions.items()}
+    separators |= baselines(task, preset, prepared)
+    observed, true, predicted = predict(pipeline, separators)
+    metrics, scores = {}, {}
+    for name, lines in predicted.items():
+        scores[name] = score(preset, prepared.database, true, lines, simulation)
+        prefix = "" if name == NETWORK else f"baseline/{name}/"
+        metrics |= {f"{prefix}{key}": value for key, value in scores[name].items()}
+    varied = robustness(task, preset, model, prepared, simulation)
+    metrics |= {
+        f"robustness/{case}/x{factor:g}/{key}": value
+        for (case, factor), values in varied.items()
+        for key, value in values.items()
+    }
+    metrics["test_maps"], metrics["test_simulations"] = len(maps), len(set(simulation.tolist()))
+    tables = [line_table(task, preset, number, scores) for number in range(len(preset.lines))]
+    tables.append(robustness_table(preset, varied))
+    arrays = {"maps": maps, "simulation": simulation, "observed": observed, "true": true, "predicted": predicted}
+    arrays["robustness"] = varied
+    return Evaluation(metrics=metrics, tables=tables, arrays=arrays, columns=_columns(preset, prepared, arrays))
+
+
+def baselines(task, preset, prepared) -> dict:
+    """Name -> function from observed maps ``(batch, height, width)`` to lines; fitted on the training part."""
+    import numpy as np
+
+    from keras_cosmo.models.wiener_filter import WienerFilter
+
+    training = task.pipeline(
+        preset, prepared.database, np.unique(prepared.training.indices), 0, pairing="fixed"
+    ).evaluation(SIDE_OF_BATCH)
+    wiener = WienerFilter().fit((maps.numpy()[..., None], lines.numpy()) for maps, lines in training)
+    means = np.array([prepared.normalization["mean_intensity"][line] for line in preset.lines])
+    ratio = means / means.sum()
+    return {
+        OBSERVED: lambda maps: np.repeat(maps[..., None], len(ratio), axis=-1),
+        MEAN_RATIO: lambda maps: maps[..., None] * ratio,
+        WIENER: lambda maps: wiener.predict(maps[..., None]),
+    }
+
+
+def predict(pipeline, separators: dict) -> tuple:
+    """Observed maps, true lines and predicted lines of every separator, as arrays in temporary files."""
+    from keras_cosmo.tasks.matter import disk_array
+
+    count = len(pipeline.indices)
+    observed = disk_array((count, *pipeline.input_shape))
+    true = disk_array((count, *pipeline.target_shape))
+    predicted = {name: disk_array((count, *pipeline.target_shape)) for name in separators}
+    row = 0
+    for maps, lines in pipeline.evaluation(SIDE_OF_BATCH):
+        rows = slice(row, row + len(maps))
+        observed[rows], true[rows] = maps, lines
+        for name, separate in separators.items():
+            predicted[name][rows] = separate(maps.numpy())
+        row = rows.stop
+    return observed, true, predicted
+
+
+def score(preset, database, true, predicted, simulation) -> dict:
+    """`keras_cosmo.statistics.line_maps.separation_scores` as the preset asks for them."""
+    from keras_cosmo.statistics.line_maps import separation_scores
+
+    return separation_scores(
+        true,
+        predicted,
+        preset.lines,
+        database.cell_size,
+        simulation,
+        peaks={"threshold": preset.peak_threshold},
+        radius=preset.peak_radius,
+    )
+
+
+def robustness(task, preset, model, prepared, simulation) -> dict:
+    """Scores when all lines or one alone are brighter or fainter than in training, and before the beam.
+
+    Section 3.2 of the paper: factors up to 20 %. Returns (case, factor) -> scores.
+    """
+    import dataclasses
+
+    cases = {("all lines", factor): (factor,) * len(preset.lines) for factor in FACTORS}
+    for number, line in enumerate(preset.lines):
+        for factor in FACTORS:
+            factors = [1.0] * len(preset.lines)
+            factors[number] = factor
+            cases[f"only {line}", factor] = tuple(factors)
+    separators = {NETWORK: _separate(model)}
+    results, known = {}, {}
+    for case, factors in cases.items():
+        if factors not in known:
+            pipeline, _ = task.test_pipeline(preset, prepared, amplitudes=factors)
+            _, true, predicted = predict(pipeline, separators)
+            known[factors] = score(preset, prepared.database, true, predicted[NETWORK], simulation)
+        results[case] = known[factors]
+    raw = dataclasses.replace(preset, maps="unsmoothed")
+    if preset.maps == "smoothed" and set(task.fields(raw)) <= set(prepared.database.fields):
+        pipeline, _ = task.test_pipeline(raw, prepared)
+        _, true, predicted = predict(pipeline, separators)
+        results["unsmoothed", 1.0] = score(preset, prepared.database, true, predicted[NETWORK], simulation)
+    return results
+
+
+def line_table(task, preset, number, scores):
+    """All scores of one line, the network beside every baseline."""
+    from keras_cosmo.figures.report import Table
+
+    line = preset.lines[number]
+    paper = task.paper_values(preset)
+    rows = []
+    for label, key, form in ROWS:
+        cells = []
+        for values in scores.values():
+            name = f"{line}/{key}"
+            if name not in values:
+                cells.append("–")
+                continue
+            error = values.get(f"{name}_standard_error")
+            cells.append(form.format(values[name]) + (f" ± {error:.3f}" if error is not None else ""))
+        rows.append([label, *cells, f"{paper[f'{line}/{key}']:.2f}" if f"{line}/{key}" in paper else ""])
+        if key == "peaks/predicted":
+            true = next(iter(scores.values()))[f"{line}/peaks/true"]
+            rows[-1][0] = f"peaks per map (true: {true:.2f})"
+    return Table(
+        title=f"{line_label(line)}, unseen simulations",
+        header=["", *scores, "paper*"],
+        rows=rows,
+        note=(
+            f"Peaks: local maxima above {preset.peak_threshold:g} sigma of their own map, matched within "
+            f"{preset.peak_radius:g} pixels. T: square root of predicted over true power, r: correlation coefficient, "
+            "means over maps; ± is the standard error over simulations. Wiener filter: the best linear isotropic "
+            "separation, fitted on the training part; mean ratio: the observed map times the mean share of the line. "
+            "*As published for the authors' own data; shown for orientation, not reached or missed here."
+        ),
+    )
+
+
+def robustness_table(preset, varied):
+    """Error of the mean intensity and peaks when lines are brighter or fainter than in training."""
+    from keras_cosmo.figures.report import Table
+
+    keys = ("mean/median_fractional_error", "mean/half_width_fractional_error", "peaks/precision", "peaks/recall")
+    rows = []
+    for (case, factor), values in varied.items():
+        cells = [f"{values[f'{line}/{key}']:.3f}" for line in preset.lines for key in keys]
+        rows.append([case, f"{factor:g}", *cells])
+    header = ["case", "factor"]
+    for line in preset.lines:
+        header += [f"{line_label(line)} {name}" for name in ("bias", "half width", "precision", "recall")]
+    return Table(
+        title="Robustness: lines brighter or fainter than in training",
+        header=header,
+        rows=rows,
+        note="Bias: median fractional error of the mean intensity of a map; half width: half of its central 68 %. "
+        "Unsmoothed: maps before the beam, which the network was not trained on.",
+    )
+
+
+def figures(task, preset, prepared, evaluation, history) -> dict:
+    """Figures 1 to 3 of the paper, peaks, distributions, correlation and leakage, robustness, losses."""
+    import numpy as np
+
+    from keras_cosmo.figures import separation as draw
+    from keras_cosmo.statistics.peaks import find_peaks
+
+    arrays, database = evaluation.arrays, prepared.database
+    lines, cell_size = preset.lines, database.cell_size
+    true, predicted = arrays["true"], arrays["predicted"]
+    network = predicted[NETWORK]
+    errors = [float(np.abs(network[row] - true[row]).mean()) for row in range(len(true))]
+    row = int(np.argsort(errors)[len(errors) // 2])
+    options = {"threshold": preset.peak_threshold}
+
+    def peaks_of(maps):
+        return [find_peaks(maps[row : row + 1, ..., number], **options) for number in range(len(lines))]
+
+    result = {
+        "maps": (
+            draw.maps(
+                arrays["observed"][row],
+                true[row],
+                network[row],
+                lines,
+                cell_size,
+                true_peaks=peaks_of(true),
+                predicted_peaks=peaks_of(network),
+                radius=preset.peak_radius,
+            ),
+            "The unseen map whose error is the median one: observed and true maps above, the network's below (figure "
+            "1). Circles are peaks; dashed ones have no counterpart.",
+        ),
+        "mean_intensity": (
+            draw.mean_intensity(
+                true.mean(axis=(1, 2), dtype=np.float64),
+                {name: predicted[name].mean(axis=(1, 2), dtype=np.float64) for name in predicted if name != OBSERVED},
+                lines,
+            ),
+            "Mean intensity of every unseen map, predicted against true (figure 2).",
+        ),
+    }
+    result |= spectra_figures(task, preset, prepared, arrays)
+    result |= peak_figures(preset, true, predicted, arrays["simulation"])
+    result["robustness"] = (
+        robustness_figure(preset, arrays["robustness"]),
+        "Scores when all lines, or one alone, are brighter or fainter than in training (section 3.2).",
+    )
+    if history:
+        result["losses"] = (draw.losses(history), "Losses of generator and discriminators after each epoch.")
+    return result
+
+
+def spectra_figures(task, preset, prepared, arrays) -> dict:
+    """Power spectra, correlation, leakage and distributions of the network and the baselines."""
+    import dataclasses
+
+    from keras_cosmo.figures import separation as draw
+    from keras_cosmo.statistics.distributions import normalized_distribution
+    from keras_cosmo.statistics.line_maps import line_spectra, line_transfer
+    from keras_cosmo.statistics.spectra import power_spectrum
+
+    lines, cell_size = preset.lines, prepared.database.cell_size
+    true = arrays["true"]
+    predicted = {name: maps for name, maps in arrays["predicted"].items() if name not in (OBSERVED, MEAN_RATIO)}
+    spectra = {name: line_spectra(true, maps, cell_size) for name, maps in predicted.items()}
+    comparisons = {
+        line: {name: each.line(number) for name, each in spectra.items()} for number, line in enumerate(lines)
+    }
+    transfers = {name: line_transfer(each, arrays["simulation"]) for name, each in spectra.items()}
+    raw = dataclasses.replace(preset, maps="unsmoothed")
+    unsmoothed = None
+    if preset.maps == "smoothed" and set(task.fields(raw)) <= set(prepared.database.fields):
+        unsmoothed = {
+            line: power_spectrum(prepared.database.read(field, arrays["maps"]), cell_size)
+            for line, field in zip(lines, task.fields(raw), strict=True)
+        }
+    distributions = {
+        line: {
+            "truth": normalized_distribution(true[..., number]),
+            **{name: normalized_distribution(maps[..., number]) for name, maps in predicted.items()},
+        }
+        for number, line in enumerate(lines)
+    }
+    return {
+        "power_spectra": (
+            draw.power_spectra(comparisons, unsmoothed),
+            "Power spectra of true and predicted maps below, their difference in units of the scatter of the true "
+            "ones above (figure 3); grey: before the beam.",
+        ),
+        "correlation_and_leakage": (
+            draw.correlation_and_leakage(comparisons, transfers),
+            "Correlation with the true map of each line, and the part of every true line that is in the prediction.",
+        ),
+        "distributions": (draw.distributions(distributions), "Distribution of normalised pixels over unseen maps."),
+    }
+
+
+def peak_figures(preset, true, predicted, simulation, agreement=None) -> dict:
+    """Precision and recall of the network and of the baselines."""
+    from keras_cosmo.figures import separation as draw
+    from keras_cosmo.statistics.peaks import find_peaks, precision_recall_curve, score_peaks
+
+    scores, curves = {}, {}
+    for number, line in enumerate(preset.lines):
+        truth = find_peaks(true[..., number], preset.peak_threshold)
+        found = {name: find_peaks(maps[..., number], CURVE_THRESHOLDS[0]) for name, maps in predicted.items()}
+        options = {"radius": preset.peak_radius, "simulation": simulation}
+        scores[line] = {
+            name: score_peaks(truth, peaks.above(preset.peak_threshold), **options) for name, peaks in found.items()
+        }
+        curves[line] = {
+            name: precision_recall_curve(truth, peaks, CURVE_THRESHOLDS, **options) for name, peaks in found.items()
+        }
+    return {
+        "peaks": (
+            draw.peak_statistics(scores, curves, agreement, paper=set(preset.lines) == {"halpha", "oiii"}),
+            "Peaks found in unseen maps: precision and recall, and their course with the height that is asked of a "
+            "predicted peak. Values of the paper are for its own data.",
+        )
+    }
+
+
+def robustness_figure(preset, varied):
+    """Figure of the scores against the factor on the lines."""
+    from keras_cosmo.figures import separation as draw
+
+    cases = list(dict.fromkeys(case for case, _ in varied if case != "unsmoothed"))
+    labels = {
+        "median fractional error of the mean": "mean/median_fractional_error",
+        "precision of peaks": "peaks/precision",
+        "recall of peaks": "peaks/recall",
+    }
+    values = {
+        label: {
+            case: {line: [varied[case, factor][f"{line}/{key}"] for factor in FACTORS] for line in preset.lines}
+            for case in cases
+        }
+        for label, key in labels.items()
+    }
+    return draw.robustness(FACTORS, values)
+
+
+def compare_members(task, settings, members, prepared, metrics, config) -> dict:
+    """Measure the networks of an ensemble together, draw, export, and write the page of the ensemble.
+
+    Returns:
+        ``metrics`` and those of all networks together.
+    """
+    import json
+
+    import numpy as np
+
+    from keras_cosmo.export.saved_model import export_saved_model
+    from keras_cosmo.figures import separation as draw
+    from keras_cosmo.figures.report import Table, write_report
+    from keras_cosmo.figures.style import save_figures
+    from keras_cosmo.statistics.line_maps import ensemble_scores
+    from keras_cosmo.statistics.peaks import agreement_curve, find_peaks
+    from keras_cosmo.tasks.series import without_nan, write_json
+
+    preset, lines, count = settings.preset, settings.preset.lines, len(members)
+    logger.info("Measuring the %d networks together.", count)
+    pipeline, maps = task.test_pipeline(preset, prepared)
+    simulation = prepared.database.simulation[maps]
+    names = [f"member {number}" for number in range(1, count + 1)]
+    separators = {name: _separate(member) for name, member in zip(names, members, strict=True)}
+    separators |= {name: _separate(companion) for name, companion in task.companions.items()}
+    separators |= baselines(task, preset, prepared)
+    _, true, predicted = predict(pipeline, separators)
+    scores = {name: score(preset, prepared.database, true, each, simulation) for name, each in predicted.items()}
+    together = ensemble_scores(
+        true,
+        [predicted[name] for name in names],
+        lines,
+        simulation,
+        peaks={"threshold": preset.peak_threshold},
+        radius=preset.peak_radius,
+    )
+    metrics = {**metrics, **together}
+    for name in predicted:
+        if name not in names:
+            metrics |= {f"baseline/{name}/{key}": value for key, value in scores[name].items()}
+    tables = [line_table(task, preset, number, scores) for number in range(len(lines))]
+    paper = {("halpha", 5): 0.91, ("oiii", 5): 0.60} if count == 5 else {}
+    rows = []
+    for line in lines:
+        for networks in range(1, count + 1):
+            cells = [f"{together[f'{line}/peaks/{key}_{networks}_of_{count}']:.3f}" for key in ("precision", "recall")]
+            quoted = paper.get((line, networks))
+            rows.append([line_label(line), f"{networks} of {count}", *cells, f"{quoted:.2f}" if quoted else ""])
+    tables.insert(
+        0,
+        Table(
+            title="Peaks that several networks agree on",
+            header=["line", "networks", "precision", "recall", "precision, paper*"],
+            rows=rows,
+            note="Every network was trained on a part of its own of the training simulations. *As published for the "
+            "authors' own data; shown for orientation, not reached or missed here.",
+        ),
+    )
+    rows = [
+        [
+            line_label(line),
+            *(
+                f"{together[f'{line}/mean/{key}_fractional_error_of_median']:+.3f}"
+                for key in ("median", "half_width", "rms")
+            ),
+        ]
+        for line in lines
+    ]
+    tables.insert(
+        1,
+        Table(
+            title="Mean intensity of a map: median over the networks",
+            header=["line", "median error", "half width of 68 %", "rms"],
+            rows=rows,
+            note="",
+        ),
+    )
+    agreement = {}
+    for number, line in enumerate(lines):
+        found = [find_peaks(predicted[name][..., number], preset.peak_threshold) for name in names]
+        truth = find_peaks(true[..., number], preset.peak_threshold)
+        agreement[line] = agreement_curve(truth, found, preset.peak_radius, simulation=simulation)
+    errors = [float(np.abs(predicted[names[0]][row] - true[row]).mean()) for row in range(len(true))]
+    row = int(np.argsort(errors)[len(errors) // 2])
+    arrays = {"true": true, "predicted": predicted, "simulation": simulation, "maps": maps}
+    drawn = {
+        "disagreement": (
+            draw.disagreement(
+                true[row], np.stack([predicted[name][row] for name in names]), lines, prepared.database.cell_size
+            ),
+            "One unseen map: the scatter between the networks beside the error of their mean.",
+        ),
+        **peak_figures(preset, true, predicted, simulation, agreement),
+        **spectra_figures(task, preset, prepared, arrays),
+    }
+    save_figures({name: figure for name, (figure, _) in drawn.items()}, settings.out / "figures")
+    exported = export_saved_model(
+        _Members(members),
+        settings.saved_models / f"{task.model_name}_ensemble",
+        task.ensemble_signatures(preset, members, prepared),
+        metadata={"task": task.name, "paper": task.paper.citation, "networks": count, "metrics": without_nan(together)},
+    )
+    report = settings.out / "report.html"
+    write_report(
+        report,
+        title=f"{task.title}: {count} networks",
+        subtitle=f"{task.paper.citation}; run {settings.out.name}",
+        summary=[
+            ("data", f"{config['data']['simulator']}, {config['data']['maps']} maps"),
+            ("checksum", prepared.fingerprint),
+            ("split", prepared.split.describe()),
+            ("preset", settings.preset_name),
+            ("SavedModel", str(exported)),
+        ],
+        tables=tables,
+        figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
+        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+    )
+    path = settings.out / "metrics.json"
+    write_json(path, json.loads(json.dumps(without_nan(metrics))))
+    for table in tables:
+        sys.stdout.write("\n" + text_table(table) + "\n")
+    sys.stdout.write(f"\nreport      {report}\nmetrics     {path}\nSavedModel  {exported}\n")
+    return metrics
+
+
+def line_label(name: str) -> str:
+    """A line as plain text."""
+    from keras_cosmo.simulations.emission_lines import LINES
+
+    return LINES[name].label if name in LINES else name
+
+
+class _Members:
+    """The variables of several networks, as an export wants them."""
+
+    def __init__(self, members):
+        self.variables = [variable for member in members for variable in member.generator.variables]
+
+
+def _separate(model):
+    return lambda maps: model(maps, training=False)
+
+
+def _columns(preset, prepared, arrays):
+    """Mean intensity of every test map, for further use."""
+    import numpy as np
+
+    table = {"map": arrays["maps"], "simulation": arrays["simulation"]}
+    for number, line in enumerate(preset.lines):
+        table[f"{line}_true"] = arrays["true"][..., number].mean(axis=(1, 2), dtype=np.float64)
+        for name, maps in arrays["predicted"].items():
+            table[f"{line}_{name.replace(' ', '_')}"] = maps[..., number].mean(axis=(1, 2), dtype=np.float64)
+    return {"mean_intensities": table}
