@@ -216,11 +216,13 @@ class SeparationTask(Task):
 
     def __init__(self):
         self.companions = {}  # name in tables -> network that is measured beside the one of the run
+        self.is_baseline = False
 
     def without_discriminators(self):
         """The task as it trains the baseline of L1 losses alone, which is exported under a name of its own."""
         baseline = type(self)()
         baseline.model_name = f"{self.model_name}_l1"
+        baseline.is_baseline = True
         return baseline
 
     def check_settings(self, settings):
@@ -346,9 +348,9 @@ class SeparationTask(Task):
             **options,
         )
 
-    def test_pipeline(self, preset, prepared, **options):
-        """Batches of the test part, and its maps."""
-        maps = prepared.split.maps("test", prepared.database.simulation)
+    def test_pipeline(self, preset, prepared, most=None, **options):
+        """Batches of the test part (of its first ``most`` maps), and its maps."""
+        maps = prepared.split.maps("test", prepared.database.simulation)[:most]
         # Evaluation noise depends on the map only, so the seed need not be that of the run.
         return self.pipeline(preset, prepared.database, maps, 0, **options), maps
 
