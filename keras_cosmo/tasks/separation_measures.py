@@ -76,9 +76,9 @@ def baselines(task, preset, prepared) -> dict:
 
     from keras_cosmo.models.wiener_filter import WienerFilter
 
-    training = task.pipeline(
-        preset, prepared.database, np.unique(prepared.training.indices), 0, pairing="fixed"
-    ).evaluation(BATCH)
+    # That of the training part, which another database than that of the test may hold.
+    own = prepared.training
+    training = task.pipeline(preset, own.database, np.unique(own.indices), 0).evaluation(BATCH)
     wiener = WienerFilter().fit((maps.numpy()[..., None], lines.numpy()) for maps, lines in training)
     means = np.array([prepared.normalization["mean_intensity"][line] for line in preset.lines])
     ratio = means / means.sum()

@@ -1,0 +1,129 @@
+"""A trained separation measured on maps from elsewhere, such as those painted on haloes of PINOCCHIO."""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+
+from keras_cosmo.tasks.run import check_folder, text_table
+from keras_cosmo.tasks.separation import SeparationTask
+from keras_cosmo.tasks.separation_measures import evaluate, figures
+from keras_cosmo.tasks.series import without_nan, write_json
+from keras_cosmo.tasks.settings import RunSettings, read_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class AllForTest:
+    """In place of a split: every simulation belongs to the test."""
+
+    def maps(self, part, simulation):
+        """All maps."""
+        import numpy as np
+
+        return np.arange(len(simulation))
+
+    def describe(self):
+        """One line for reports."""
+        return "none of these simulations was trained on: all are for the test"
+
+
+def measure_elsewhere(run, data, out) -> dict:
+    """Measure the network of a run on all maps of another database, beside its baselines, and draw the figures.
+
+    Nothing is fitted to the new maps: the network and its normalisation are those of the run, the linear baselines
+    those of its training part, and if ``<run>-l1`` is there, its network is measured, too. ``out`` receives
+    ``metrics.json``, ``figures`` and ``report.html``.
+
+    Args:
+        run: Folder of a finished run of the separation task.
+        data: Database of line maps, of the size and pixels that the network was trained on.
+        out: New folder.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        FileNotFoundError: If the run has not finished, or its own data are gone, which the baselines need.
+        ValueError: If the maps do not fit the run.
+    """
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+    from keras_cosmo.figures.report import write_report
+    from keras_cosmo.figures.style import save_figures
+    from keras_cosmo.tasks.task import load_start
+
+    run, out = pathlib.Path(run), pathlib.Path(out)
+    task = SeparationTask()
+    config = read_config(run, task.name)
+    preset = task.presets["paper"]
+    saved = config["settings"]["preset"]
+    values = {
+        field.name: tuple(saved[field.name]) if isinstance(saved[field.name], list) else saved[field.name]
+        for field in dataclasses.fields(preset)
+        if field.name in saved
+    }
+    preset = dataclasses.replace(preset, **values)
+    check_folder(RunSettings(preset_name="", preset=preset, out=out))
+    model = load_start(run / "model.keras")
+    baseline = run.with_name(run.name + "-l1") / "model.keras"
+    if baseline.is_file():
+        task.companions["L1 only"] = load_start(baseline)
+    own = Database(config["data"]["path"])
+    prepared = task.prepare(preset, own, config["settings"]["seed"])
+    if prepared.fingerprint != config["data"]["fingerprint"]:
+        raise ValueError(f"{own.path}: its content changed since {run} was trained on it. Train anew.")
+    database = Database(data)
+    task.check(preset, database)
+    _check_alike(task, preset, own, database)
+    scan = database.scan()
+    task.check_intensities(database, scan, task.fields(preset))
+    prepared = dataclasses.replace(prepared, database=database, split=AllForTest(), fingerprint=scan.fingerprint)
+    logger.info("Measuring %s on %d maps of %s.", run, database.n_maps, database.path)
+    evaluation = evaluate(task, preset, model, prepared)
+    drawn = figures(task, preset, prepared, evaluation, {})
+    save_figures({name: figure for name, (figure, _) in drawn.items()}, out / "figures")
+    means = {
+        line: float(np.mean(scan.mean[field])) for line, field in zip(preset.lines, task.fields(preset), strict=True)
+    }
+    write_report(
+        out / "report.html",
+        title=f"{task.title}: maps from elsewhere",
+        subtitle=f"{task.paper.citation}; network of {run.name}",
+        summary=[
+            ("data", f"{database.attributes.get('simulator')} {database.attributes.get('simulator_version')}"),
+            ("maps", f"{database.n_maps} of {database.n_simulations} simulations"),
+            ("checksum", prepared.fingerprint),
+            ("split", prepared.split.describe()),
+            *((f"mean {line}", f"{mean:.3e} (training: {_trained(config, line):.3e})") for line, mean in means.items()),
+        ],
+        tables=evaluation.tables,
+        figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
+        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+    )
+    metrics = evaluation.metrics | {f"mean_intensity/{line}": mean for line, mean in means.items()}
+    write_json(out / "metrics.json", json.loads(json.dumps(without_nan(metrics))))
+    for table in evaluation.tables:
+        sys.stdout.write("\n" + text_table(table) + "\n")
+    sys.stdout.write(f"\nreport      {out / 'report.html'}\nmetrics     {out / 'metrics.json'}\n")
+    return metrics
+
+
+def _trained(config, line):
+    return config["normalization"]["mean_intensity"][line]
+
+
+def _check_alike(task, preset, own, other):
+    """Raise ``ValueError`` for maps of another size, pixel or beam than the network knows."""
+    field = task.fields(preset)[0]
+    facts = [("map shape", own.fields[field].shape, other.fields[field].shape)]
+    for name in ("cell_size", "beam_sigma", "observed_wavelength", "resolving_power"):
+        before, now = own.attributes.get(name), other.attributes.get(name)
+        if before is not None and now is not None:
+            facts.append((name, round(float(before), 6), round(float(now), 6)))
+    different = [f"{name} {now} where it was trained with {before}" for name, before, now in facts if before != now]
+    if different:
+        raise ValueError(f"{other.path}: {'; '.join(different)}. Make the maps like those of {own.path}.")
