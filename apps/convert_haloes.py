@@ -23,6 +23,8 @@ import sys
 
 # As keras_cosmo.simulations.emission_lines.LINES, which would make --help wait for NumPy.
 LINES = ("halpha", "oiii", "oii")
+# As keras_cosmo.simulations.halo_luminosity.RELATIONS.
+RELATIONS = ("gong2017", "silva2015")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--beam-sigma", type=float, default=1.2, help="Gaussian beam, in arcmin (%(default)s)")
     parser.add_argument("--minimum-mass", type=float, metavar="MSUN", help="of haloes that shine (3e10 Msun/h)")
     parser.add_argument("--no-unsmoothed", action="store_true", help="leave out the maps before the beam")
+    parser.add_argument("--relation", choices=RELATIONS, default=RELATIONS[0], help="without table (%(default)s)")
+    parser.add_argument("--luminosity-scatter", type=float, default=0.3, metavar="DEX", help="likewise (%(default)s)")
     parser.add_argument("--luminosity-table", nargs="+", default=[], metavar="FILE", help="tables, one line each")
     parser.add_argument("--box-size", type=float, metavar="MPC", help="comoving side of the boxes in Mpc, not Mpc/h")
     parser.add_argument("--hubble", type=float, metavar="H", help="h of the catalogues, such as 0.673")
@@ -76,8 +80,8 @@ def make_simulator(sources, arguments):
     import dataclasses
 
     from keras_cosmo.data.formats.halo_folder import halo_cosmology
-    from keras_cosmo.simulations.halo_luminosity import HaloLuminosity
     from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
+    from keras_cosmo.tasks.halo_light import halo_luminosity
 
     options = {} if arguments.minimum_mass is None else {"minimum_mass": arguments.minimum_mass}
     simulator = LineIntensitySimulator(
@@ -88,34 +92,13 @@ def make_simulator(sources, arguments):
         map_side=arguments.map_side,
         beam_sigma=arguments.beam_sigma,
         unsmoothed=not arguments.no_unsmoothed,
-        luminosity=HaloLuminosity(tables=tuple(read_tables(arguments.luminosity_table, arguments.lines))),
+        luminosity=halo_luminosity(arguments, arguments.lines),
         **options,
     )
     known = halo_cosmology(sources)
     if not known and arguments.hubble is not None:
         known = {"h": arguments.hubble}
     return dataclasses.replace(simulator, cosmology=dataclasses.replace(simulator.cosmology, **known))
-
-
-def read_tables(paths, lines):
-    """Luminosity tables as the simulator takes them, after dust."""
-    from keras_cosmo.data.formats.luminosity_table import read_luminosity_table
-    from keras_cosmo.simulations.emission_lines import LINES as emission_lines
-    from keras_cosmo.simulations.halo_luminosity import LuminosityTable
-
-    for path in paths:
-        bins = read_luminosity_table(path)
-        if bins.line not in lines:
-            raise ValueError(f"{path}: expected a table of one of the lines {', '.join(lines)}, got {bins.line!r}.")
-        passed = 1.0 if bins.dust else 10.0 ** (-emission_lines[bins.line].attenuation / 2.5)
-        yield LuminosityTable(
-            log10_mass_low=bins.log10_mass_low,
-            log10_mass_high=bins.log10_mass_high,
-            mean=bins.mean * passed,
-            standard_deviation=bins.standard_deviation * passed,
-            line=bins.line,
-            redshift=bins.redshift,
-        )
 
 
 if __name__ == "__main__":

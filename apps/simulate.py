@@ -5,11 +5,12 @@
     python apps/simulate.py lightcones --simulator py21cmfast --count 100 --out real.h5  hours to days
 
     python apps/simulate.py coeval --count 1000 --out boxes.h5                           21-cm and matter maps, z = 15
-    python apps/simulate.py coeval --count 1000 --out boxes.h5 --redshifts 10,15,20 --design latin-hypercube
+    python apps/simulate.py coeval --count 1000 --out boxes.h5 --redshifts 10 15 20 --design latin-hypercube
     python apps/simulate.py coeval --simulator py21cmfast --box-cells 64 --slabs 8 --count 100 --out real.h5     hours
 
     python apps/simulate.py lines --count 300 --maps 100 --out lines.h5                  intensity of emission lines
     python apps/simulate.py lines --count 1000 --out small.h5 --map-cells 64 --map-side 0.425 --lines halpha,oiii,oii
+    python apps/simulate.py lines --count 1000 --out tng.h5 --luminosity-table halpha.ecsv oiii.ecsv
 
 21cmFAST cannot evolve haloes that outweigh a cell. With light-cones of 1.5 Mpc cells log10_T_vir is therefore drawn up
 to 5.93, not up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit. Coeval
@@ -31,19 +32,29 @@ from keras_cosmo.tasks.presets import fail
 # As keras_cosmo.data.campaign.DESIGNS and keras_cosmo.slicing.PROJECTIONS, which would make --help wait for NumPy.
 DESIGNS = ("uniform", "sobol", "latin-hypercube")
 PROJECTIONS = ("mean", "sum")
+# As keras_cosmo.simulations.halo_luminosity.RELATIONS.
+RELATIONS = ("gong2017", "silva2015")
 
 
 def redshift_list(text: str) -> tuple[float, ...]:
     """Numbers from text such as ``10,15,20``."""
     try:
-        return tuple(float(number) for number in text.split(","))
+        return tuple(float(number) for number in text.replace(",", " ").split())
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 10,15,20, got {text!r}") from error
+        raise argparse.ArgumentTypeError(f"expected numbers, such as 10 15 20 or 10,15,20, got {text!r}") from error
 
 
 def name_list(text: str) -> tuple[str, ...]:
     """Names from text such as ``halpha,oiii``."""
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(text.replace(",", " ").split())
+
+
+class Joined(argparse.Action):
+    """Lists given in one word or in several, as one tuple."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Join them."""
+        setattr(namespace, self.dest, tuple(entry for part in values for entry in part))
 
 
 # Kind -> flag -> its type, the simulators that have this field, and its meaning.
@@ -64,7 +75,7 @@ GEOMETRY = {
         "redshift_step": (float, PY21CMFAST, "ratio of (1+z) between two evolved boxes"),
     },
     "coeval": {
-        "redshifts": (redshift_list, BOTH, "redshifts of the maps, such as 10,15,20"),
+        "redshifts": (redshift_list, BOTH, "redshifts of the maps, such as 10 15 20"),
         "box_cells": (int, BOTH, "cells along each side of the box, and of a map"),
         "cell_size": (float, BOTH, "side of a cell [Mpc]"),
         "slabs": (int, BOTH, "slabs of each box, one map each; must divide the cells"),
@@ -111,6 +122,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help=LIKE[kind])
         for name, (value, simulators, meaning) in GEOMETRY[kind].items():
             options = {"choices": PROJECTIONS} if name == "projection" else {"metavar": "VALUE"}
+            if value in (redshift_list, name_list):
+                options |= {"nargs": "+", "action": Joined}
             geometry.add_argument(
                 flag_of(name),
                 type=value,
@@ -119,6 +132,16 @@ def parse_args(argv=None) -> argparse.Namespace:
                 **options,
             )
         if kind == "lines":
+            light = command.add_argument_group("light of haloes")
+            light.add_argument(
+                "--relation", choices=RELATIONS, default=RELATIONS[0], help="without table (%(default)s)"
+            )
+            light.add_argument(
+                "--luminosity-scatter", type=float, default=0.3, metavar="DEX", help="likewise (%(default)s)"
+            )
+            light.add_argument(
+                "--luminosity-table", nargs="+", default=[], metavar="FILE", help="tables, one line each"
+            )
             geometry.add_argument(
                 "--without-unsmoothed", action="store_true", help="leave out the maps before the beam: half the size"
             )
@@ -252,8 +275,10 @@ def line_simulator(arguments: argparse.Namespace):
     if arguments.without_unsmoothed:
         given["unsmoothed"] = False
     from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
+    from keras_cosmo.tasks.halo_light import halo_luminosity
 
-    return LineIntensitySimulator(**{**like, **given})
+    lines = {**like, **given}.get("lines", LineIntensitySimulator.lines)
+    return LineIntensitySimulator(**{**like, **given}, luminosity=halo_luminosity(arguments, lines))
 
 
 def line_geometry_of(path: pathlib.Path) -> dict:

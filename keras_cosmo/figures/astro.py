@@ -76,7 +76,7 @@ def recovery(
         raise ValueError('predictions: expected at least one, such as {"frozen encoder": values}, got none.')
     with figure_style():
         rows, columns = len(predictions), len(parameters)
-        figure = Figure(figsize=(0.6 + 3.2 * columns, 0.5 + 3.1 * rows), layout="constrained")
+        figure = Figure(figsize=(0.6 + 3.2 * columns, 1.0 + 3.1 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         scores = {name: r2(true, predicted) for name, predicted in predictions.items()}
         predictions = {name: np.asarray(predicted, dtype=np.float64) for name, predicted in predictions.items()}
@@ -277,7 +277,7 @@ def saliency_statistics(
         axes.set_ylim(bottom=0.0)
         axes.set_xlabel(rf"normalised ${quantity}$ of the pixel [standard deviations of its map]")
         axes.set_ylabel("probability density")
-        axes.legend(title=f"brightest {100 * fraction:g}% of the pixels:", alignment="left")
+        axes.legend(title=f"most salient {100 * fraction:g}% of the pixels:", alignment="left")
         _title(figure, redshift)
         return figure
 

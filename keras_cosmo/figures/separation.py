@@ -189,23 +189,28 @@ def mean_intensity(true, predictions: Mapping[str, np.ndarray], lines: Sequence[
 def power_spectra(
     comparisons: Mapping[str, Mapping[str, SpectrumComparison]],
     unsmoothed: Mapping[str, PowerSpectrum] | None = None,
+    restored: Mapping[str, PowerSpectrum] | None = None,
 ) -> Figure:
     """Figure 3: power spectra of each line below, predicted less true power in units of sigma_true above.
 
     Below, the band is one standard deviation of the true maps, error bars are those of the first source and dashed
-    lines the means of the others; the light band is the truth before the beam. Bands that would reach below zero end
-    at mean / (1 + relative deviation). Above are means over maps, with the central band of the paper, one sigma_true.
+    lines the means of the others; the light band is the truth before the beam, and the dotted line the prediction of
+    the first source with the beam undone. Bands that would reach below zero end at mean / (1 + relative deviation).
+    Above are means over maps, with the central band of the paper, one sigma_true.
 
     Args:
         comparisons: By line and by source, such as ``{"halpha": {"network": ..., "baseline": ...}}``; all of one line
             with the same true maps.
         unsmoothed: By line, the spectrum of the true maps before the beam.
+        restored: By line, the spectrum of the first source from `keras_cosmo.statistics.beam.unsmooth_power`, NaN where
+            it cannot be had.
 
     Raises:
         ValueError: If there is no comparison, or if those of one line differ in wavenumbers or true spectra.
     """
     _check_comparisons(comparisons)
     unsmoothed = _only_known(unsmoothed, comparisons, "unsmoothed")
+    restored = _only_known(restored, comparisons, "restored")
     with figure_style():
         figure = Figure(figsize=(0.7 + 4.3 * len(comparisons), 5.8), layout="constrained")
         grid = figure.subplots(2, len(comparisons), sharex="col", sharey="row", squeeze=False, height_ratios=[2, 3])
@@ -235,6 +240,13 @@ def power_spectra(
                         label=name,
                         zorder=4,
                     )
+                    if line in restored:
+                        undone = restored[line]
+                        power = np.asarray(undone.power).mean(axis=0)
+                        # Where noise was subtracted a mean may be negative.
+                        power = np.where(power > 0, power, np.nan)
+                        label = f"{name}, beam undone"
+                        lower.plot(undone.k, power, color=colours[name], linestyle=":", label=label, zorder=3.5)
                 else:
                     lower.plot(first.k, summary.mean, color=colours[name], linestyle=(0, (5, 2)), label=name, zorder=3)
                 residual = power_residual(comparison.true, comparison.predicted)

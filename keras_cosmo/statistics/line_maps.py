@@ -27,6 +27,7 @@ from keras_cosmo.statistics.spectra import (
     _Bins,
     map_batches,
     over_maps,
+    power_spectrum,
 )
 
 #: Edges of the default bands in 1/arcmin: from the scale of a map to where a beam of 1.2 arcmin leaves 1% of the power.
@@ -442,23 +443,28 @@ def ensemble_scores(
     lines: Sequence[str],
     simulation=None,
     *,
+    cell_size: float | None = None,
+    band_edges: Sequence[float] = BAND_EDGES,
     peaks: Mapping | None = None,
     radius: float = 2.0,
     bootstrap_sets: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """What several networks know together: peaks that they agree on, and the median of their mean intensities.
+    """What several networks know together: peaks that they agree on, and the medians of their statistics.
 
     For each line, ``peaks/precision_<k>_of_<n>`` and ``peaks/recall_<k>_of_<n>`` of the peaks that at least k of the n
-    networks found (`keras_cosmo.statistics.peaks.agreement_curve`), and ``mean/..._of_median`` as in
-    `separation_scores` for the median of the networks' mean intensities. Maps are not averaged over networks: that
-    smooths small structures away (section 3.1 of the paper).
+    networks found (`keras_cosmo.statistics.peaks.agreement_curve`), ``mean/..._of_median`` as in `separation_scores`
+    for the median of the networks' mean intensities, and with ``cell_size`` also ``power_ratio_of_median_<band>`` and
+    ``power_residual_of_median_<band>`` for the median of their power spectra, map by map. Maps are not averaged over
+    networks: that smooths small structures away (section 3.1 of the paper).
 
     Args:
         true: True maps ``(n_maps, nx, ny, n_lines)``.
         predictions: Predicted maps of each network, each of the shape of `true`.
         lines: As in `separation_scores`.
         simulation: As in `separation_scores`.
+        cell_size: Side of a cell in arcmin; without it there is no power.
+        band_edges: As in `separation_scores`.
         peaks: As in `separation_scores`.
         radius: As in `separation_scores`.
         bootstrap_sets: As in `separation_scores`.
@@ -490,6 +496,21 @@ def ensemble_scores(
         accuracy = mean_accuracy(mean_intensity(truth), means, **draw)
         for name in ("median", "half_width", "rms"):
             scores[f"{line}/mean/{name}_fractional_error_of_median"] = getattr(accuracy, name)
+        if cell_size is not None:
+            scores |= _median_power(line, truth, members, cell_size, _reached(band_edges, true.shape[1:3], cell_size))
+    return scores
+
+
+def _median_power(line: str, truth, members: Sequence, cell_size: float, edges: Sequence[float]) -> dict[str, float]:
+    """Scores of the median over networks of the power in bands, map by map."""
+    power = power_spectrum(truth, cell_size, edges).power
+    median = np.median([power_spectrum(member, cell_size, edges).power for member in members], axis=0)
+    residual = power_residual(power, median).mean if len(power) > 1 else None
+    scores = {}
+    for band, name in enumerate(band_names(edges)):
+        scores[f"{line}/power_ratio_of_median_{name}"] = _divide(median[:, band].mean(), power[:, band].mean())
+        if residual is not None:
+            scores[f"{line}/power_residual_of_median_{name}"] = float(residual[band])
     return scores
 
 

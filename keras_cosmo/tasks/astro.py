@@ -466,7 +466,12 @@ class AstroTask(CoevalTask):
         names, shape = list(database.parameter_names), database.fields[self.inputs(preset)[0]].shape
 
         def maps_of(brightness_temp):
-            return brightness_temp[..., None] if channels == 1 else brightness_temp
+            # Some servers do not hold the input to the shape of the signature.
+            message = f"brightness_temp: expected maps of {shape[0]} x {shape[1]} cells."
+            same = tf.debugging.assert_equal(tf.shape(brightness_temp)[1:3], list(shape[:2]), message)
+            with tf.control_dependencies([same]):
+                maps = tf.identity(brightness_temp)
+            return maps[..., None] if channels == 1 else maps
 
         def predict(brightness_temp):
             return dict(zip(names, tf.unstack(model(maps_of(brightness_temp), training=False), axis=-1), strict=True))

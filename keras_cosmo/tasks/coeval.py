@@ -9,6 +9,7 @@ import logging
 from keras_cosmo.quantities import field_at_redshift, redshift_of_field
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.task import Paper, Prepared, Task
+from keras_cosmo.tasks.unseen import check_unseen
 
 logger = logging.getLogger(__name__)
 
@@ -364,21 +365,8 @@ class CoevalTask(Task):
                     "(mean or sum), and in the same unit?",
                     field, now, prepared.database.path, before,
                 )  # fmt: skip
-        if settings.preset.split == "paper":
-            return
-        shared = sorted(_seen(start, prepared) & set(prepared.split.test.tolist()))
-        if shared and "train" not in start["split"]:
-            raise ValueError(
-                f"--start-from {settings.start_from} was trained with --split paper, on maps of all simulations, those "
-                "of this run's test among them. Start from a run with --split simulation."
-            )
-        if shared:
-            raise ValueError(
-                f"--start-from {settings.start_from} was trained on simulations that this run would test on "
-                f"({show(tuple(shared[:5]))}{' ...' if len(shared) > 5 else ''}): the splits differ. Use --seed "
-                f"{start['settings']['seed']} and --fractions {show(tuple(start['settings']['preset']['fractions']))} "
-                "as that run, on the same data, or on simulations with seeds of their own."
-            )
+        if settings.preset.split != "paper":
+            check_unseen(settings, start, prepared)
 
     def optimizer(self, preset):
         """Adam with L2 regularisation as the authors' library has it (section III.3)."""
@@ -395,37 +383,6 @@ class CoevalTask(Task):
                 monitor="val_loss", factor=preset.plateau_factor, patience=preset.plateau_patience, min_delta=0.0
             )
         ]
-
-
-def _seen(start, prepared) -> set:
-    """Simulations of the data that the run ``start`` was trained on, or others with the same initial conditions.
-
-    They are known by their numbers if the data are the same, by their random seeds if both were made by one simulator
-    for boxes of one size: a longer campaign begins with the seeds of a shorter one.
-    """
-    import pathlib
-
-    import numpy as np
-
-    from keras_cosmo.data.database import Database
-
-    database, path = prepared.database, pathlib.Path(start["data"]["path"])
-    split, same = start["split"], start["data"]["fingerprint"] == prepared.fingerprint
-    other = database if same else Database(path) if path.is_file() else None
-    if other is None:
-        return set()
-    used = sorted({*split["train"], *split["validation"]}) if "train" in split else list(range(other.n_simulations))
-    if same:
-        return set(used)
-    made = [
-        (each.attributes.get("simulator"), each.cell_size, next(iter(each.fields.values())).shape)
-        for each in (other, database)
-    ]
-    seeds = [np.atleast_1d(each.attributes.get("seeds", ())).tolist() for each in (other, database)]
-    if made[0] != made[1] or len(seeds[0]) != start["data"]["simulations"]:
-        return set()
-    known = {seeds[0][simulation] for simulation in used}
-    return {simulation for simulation, seed in enumerate(seeds[1]) if seed in known}
 
 
 def is_periodic(database):

@@ -160,6 +160,8 @@ def finish(task, settings, model, prepared, history, config) -> dict:
             "redshifts": None if prepared.database.redshifts is None else prepared.database.redshifts.tolist(),
             "cell_size": prepared.database.cell_size,
             "normalization": config["normalization"],
+            "preset": config["settings"]["preset"],
+            "run": str(settings.out.name),
             "metrics": _without_nan(metrics),
         },
     )
@@ -264,7 +266,7 @@ def _data_of(before, start, task):
     for config in (before, start if start and start["task"] in task.earlier_tasks else None):
         path = pathlib.Path(config["data"]["path"]) if config else None
         if path and path.is_file():
-            logger.info("Data of %s", "the run that is resumed" if config is before else "the run to start from")
+            logger.info("Taking the data of the run %s.", "that is resumed" if config is before else "to start from")
             return path
     return None
 

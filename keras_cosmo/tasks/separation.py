@@ -8,12 +8,15 @@ import logging
 
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.task import Paper, Prepared, Task
+from keras_cosmo.tasks.unseen import check_unseen
 
 logger = logging.getLogger(__name__)
 
 INTENSITY_UNIT = "erg s^-1 cm^-2 sr^-1"
 # Mean intensities of one line in a band of R = 40 that the literature the paper cites spans, with a wide margin.
 PLAUSIBLE_MEAN = (1e-12, 1e-6)
+# Noise per pixel, or a continuum, of so many times the mean of all lines is taken for a mistake.
+DROWNED = 100.0
 
 PAPER = Paper(
     citation="Moriwaki, Filippova, Shirasaki & Yoshida 2020, MNRAS 496, L54 (arXiv:2002.07991)",
@@ -131,7 +134,7 @@ class SeparationPreset:
         choices=("brightest", "mean"),
     )
     scale_factor: float = preset_field(
-        1.0, source="assumption: not stated", text="that intensity in units of it", low=0.01, high=1000.0
+        1.2, source="assumption: not stated", text="that intensity in units of it", low=0.01, high=1000.0
     )
     adversarial_weight: float = preset_field(
         1.0, source="equation 2", text="weight of the adversarial loss; 0 trains without discriminators", low=0.0
@@ -179,7 +182,7 @@ class SeparationPreset:
 
 PRESETS = {
     "quick": SeparationPreset(
-        simulations=3000,
+        simulations=4000,
         map_cells=64,
         map_side=0.425,
         fractions=(0.8, 0.1, 0.1),
@@ -189,12 +192,23 @@ PRESETS = {
         width=16,
         output_activation="softplus",
         scale="mean",
+        scale_factor=1.0,
         batch_size=8,
         learning_rate=5e-4,
         epochs=6,
     ),
     "paper": SeparationPreset(),
 }
+
+
+def warn_of_additions(preset, mean: float) -> None:
+    """Log a warning if noise or continuum drown lines of this total mean intensity, as in a wrong unit."""
+    for flag, value in (("--noise", preset.noise), ("--continuum", preset.continuum)):
+        if value > DROWNED * mean:
+            logger.warning(
+                "%s %g %s: the lines have a mean of %.3g in all; expected at most some %.1g. Is the unit right?",
+                flag, value, INTENSITY_UNIT, mean, DROWNED * mean,
+            )  # fmt: skip
 
 
 class SeparationTask(Task):
@@ -238,6 +252,13 @@ class SeparationTask(Task):
             raise ValueError(
                 "--adversarial-weight, --line-weight and --total-weight are all 0: there is nothing to learn."
             )
+        if settings.data is None and preset.map_cells % 2**preset.depth:
+            below, factor = preset.map_cells // 2**preset.depth * 2**preset.depth, 2**preset.depth
+            nearest = f"{below} or {below + factor}" if below else f"{factor}"
+            raise ValueError(
+                f"--map-cells {preset.map_cells}: with --depth {preset.depth} maps must have a multiple of {factor} "
+                f"pixels on a side, such as {nearest}. Choose another size, or a smaller --depth."
+            )
 
     def run(self, settings, progress=False):
         """Train the network of L1 losses alone, then the GAN, measured on the same test maps; or an ensemble."""
@@ -250,7 +271,12 @@ class SeparationTask(Task):
         return self.paper.values if tuple(preset.lines) == ("halpha", "oiii") and preset.maps == "smoothed" else {}
 
     def check_start(self, settings, start, prepared):
-        """The lines and their maps must be the same."""
+        """The lines and their maps must be the same, and the network must not have seen the test."""
+        if start["settings"]["preset"].get("ensemble", 1) > 1:
+            raise ValueError(
+                f"--start-from {settings.start_from} is an ensemble: start from one of its networks, such as "
+                f"{settings.start_from / 'member-1'}."
+            )
         keys = ("lines", "maps")
         before = {key: start["settings"]["preset"][key] for key in keys}
         now = {key: dataclasses.asdict(settings.preset)[key] for key in keys}
@@ -259,6 +285,7 @@ class SeparationTask(Task):
                 f"--start-from {settings.start_from} separates {show(tuple(before['lines']))} in {before['maps']} "
                 f"maps, this run {show(now['lines'])} in {now['maps']} maps. Choose the same --lines and --maps."
             )
+        check_unseen(settings, start, prepared)
 
     def simulator(self, preset):
         """Embedded slabs of haloes, painted with line luminosities (section 2.1)."""
@@ -300,7 +327,8 @@ class SeparationTask(Task):
                 "errors over simulations need 2 at least. Bring more simulations, or choose other --fractions."
             )
         chosen = split.train[preset.part - 1 :: preset.parts]
-        if not len(chosen):
+        # Said of the first part already: an ensemble would come to the empty ones last.
+        if preset.parts > len(split.train):
             raise ValueError(
                 f"--parts {preset.parts} (or --ensemble): there are {len(split.train)} simulations to train on only."
             )
@@ -308,6 +336,7 @@ class SeparationTask(Task):
         means = {
             line: float(scan.mean[field][training].mean()) for line, field in zip(preset.lines, fields, strict=True)
         }
+        warn_of_additions(preset, sum(means.values()))
         if preset.scale == "brightest":
             unit = max(float(scan.maximum[field][training].max()) for field in fields)
         else:
@@ -349,8 +378,12 @@ class SeparationTask(Task):
         )
 
     def test_pipeline(self, preset, prepared, most=None, **options):
-        """Batches of the test part (of its first ``most`` maps), and its maps."""
-        maps = prepared.split.maps("test", prepared.database.simulation)[:most]
+        """Batches of the test part (of ``most`` maps, spread over it), and its maps."""
+        import numpy as np
+
+        maps = prepared.split.maps("test", prepared.database.simulation)
+        if most is not None and len(maps) > most:
+            maps = maps[len(maps) * np.arange(most) // most]
         # Evaluation noise depends on the map only, so the seed need not be that of the run.
         return self.pipeline(preset, prepared.database, maps, 0, **options), maps
 

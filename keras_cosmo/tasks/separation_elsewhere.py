@@ -7,12 +7,16 @@ import pathlib
 import sys
 
 from keras_cosmo.tasks.run import check_folder, text_table
+from keras_cosmo.tasks.seen_simulations import seen_simulations
 from keras_cosmo.tasks.separation import SeparationTask
 from keras_cosmo.tasks.separation_measures import evaluate, figures
 from keras_cosmo.tasks.series import without_nan, write_json
 from keras_cosmo.tasks.settings import RunSettings, read_config
 
 logger = logging.getLogger(__name__)
+
+ALL_LINES, ONE_LINE = 0.2, 0.1
+"""Fractions by which all lines, or one alone, may be brighter or fainter than in training: section 3.2 of the paper."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,8 @@ def measure_elsewhere(run, data, out) -> dict:
 
     Nothing is fitted to the new maps: the network and its normalisation are those of the run, the linear baselines
     those of its training part, and if ``<run>-l1`` is there, its network is measured, too. ``out`` receives
-    ``metrics.json``, ``figures`` and ``report.html``.
+    ``metrics.json``, ``figures`` and ``report.html``. A warning is logged if the lines are brighter or fainter than
+    those of the training part by more than the paper's networks tolerate (section 3.2).
 
     Args:
         run: Folder of a finished run of the separation task.
@@ -47,10 +52,11 @@ def measure_elsewhere(run, data, out) -> dict:
 
     Raises:
         FileNotFoundError: If the run has not finished, or its own data are gone, which the baselines need.
-        ValueError: If the maps do not fit the run.
+        ValueError: If the maps do not fit the run, or it was trained on some of their simulations.
     """
     import numpy as np
 
+    import keras_cosmo.models.line_separator  # noqa: F401  (registers what the saved network is made of)
     from keras_cosmo.data.database import Database
     from keras_cosmo.figures.report import write_report
     from keras_cosmo.figures.style import save_figures
@@ -68,6 +74,8 @@ def measure_elsewhere(run, data, out) -> dict:
     }
     preset = dataclasses.replace(preset, **values)
     check_folder(RunSettings(preset_name="", preset=preset, out=out))
+    if preset.ensemble > 1:
+        raise ValueError(f"{run} is an ensemble of {preset.ensemble} networks: give one of them, {run / 'member-1'}.")
     model = load_start(run / "model.keras")
     baseline = run.with_name(run.name + "-l1") / "model.keras"
     if baseline.is_file():
@@ -81,14 +89,15 @@ def measure_elsewhere(run, data, out) -> dict:
     _check_alike(task, preset, own, database)
     scan = database.scan()
     task.check_intensities(database, scan, task.fields(preset))
+    _check_unseen(run, config, database, scan)
+    familiar = brightness(task, preset, own, np.unique(prepared.training.indices), database, scan)
+    if familiar["warning"]:
+        logger.warning("%s: %s", database.path, familiar["warning"])
     prepared = dataclasses.replace(prepared, database=database, split=AllForTest(), fingerprint=scan.fingerprint)
     logger.info("Measuring %s on %d maps of %s.", run, database.n_maps, database.path)
     evaluation = evaluate(task, preset, model, prepared)
     drawn = figures(task, preset, prepared, evaluation, {})
     save_figures({name: figure for name, (figure, _) in drawn.items()}, out / "figures")
-    means = {
-        line: float(np.mean(scan.mean[field])) for line, field in zip(preset.lines, task.fields(preset), strict=True)
-    }
     write_report(
         out / "report.html",
         title=f"{task.title}: maps from elsewhere",
@@ -98,13 +107,21 @@ def measure_elsewhere(run, data, out) -> dict:
             ("maps", f"{database.n_maps} of {database.n_simulations} simulations"),
             ("checksum", prepared.fingerprint),
             ("split", prepared.split.describe()),
-            *((f"mean {line}", f"{mean:.3e} (training: {_trained(config, line):.3e})") for line, mean in means.items()),
+            *(
+                (f"mean {line}", f"{mean:.3e} (training: {familiar['trained'][line]:.3e})")
+                for line, mean in familiar["means"].items()
+            ),
+            (
+                "maps outside the training",
+                f"{familiar['outside']:.0%} have a total mean below or above that of all training maps",
+            ),
         ],
         tables=evaluation.tables,
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
         citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
     )
-    metrics = evaluation.metrics | {f"mean_intensity/{line}": mean for line, mean in means.items()}
+    metrics = evaluation.metrics | {f"mean_intensity/{line}": mean for line, mean in familiar["means"].items()}
+    metrics["maps_outside_training"] = familiar["outside"]
     write_json(out / "metrics.json", json.loads(json.dumps(without_nan(metrics))))
     for table in evaluation.tables:
         sys.stdout.write("\n" + text_table(table) + "\n")
@@ -112,8 +129,59 @@ def measure_elsewhere(run, data, out) -> dict:
     return metrics
 
 
-def _trained(config, line):
-    return config["normalization"]["mean_intensity"][line]
+def brightness(task, preset, own, training, other, scan) -> dict:
+    """How bright the lines of other maps are beside those of training, which a separation depends on.
+
+    Args:
+        task: `keras_cosmo.tasks.separation.SeparationTask`.
+        preset: Preset of the run.
+        own: Database of the run.
+        training: Its maps that the network was trained on.
+        other: Database of the other maps.
+        scan: Scan of ``other``.
+
+    Returns:
+        ``means`` and ``trained``: line -> mean intensity of all maps, in training without a random amplitude;
+        ``outside``: share of the maps whose mean over all lines is beyond that of every training map; ``warning``:
+        text, empty if nothing is unusual.
+    """
+    fields = dict(zip(preset.lines, task.fields(preset), strict=True))
+    before = own.scan()
+    trained = {line: float(before.mean[field][training].mean()) for line, field in fields.items()}
+    means = {line: float(scan.mean[field].mean()) for line, field in fields.items()}
+    if preset.pairing == "random":
+        # Any map of one line is added to any of another.
+        low, high = (
+            sum(function(before.mean[field][training]) for field in fields.values()) for function in (min, max)
+        )
+    else:
+        total = sum(before.mean[field][training] for field in fields.values())
+        low, high = total.min(), total.max()
+    total = sum(scan.mean[field] for field in fields.values())
+    outside = float(((total < low) | (total > high)).mean())
+    ratios = {line: means[line] / trained[line] for line in fields}
+    unlike = max(ratios.values()) / min(ratios.values()) > 1.0 + ONE_LINE
+    far = [line for line, ratio in ratios.items() if not 1.0 - ALL_LINES <= ratio <= 1.0 + ALL_LINES]
+    warning = ""
+    if far or unlike:
+        found = ", ".join(f"{line} {ratio:.2f}" for line, ratio in ratios.items())
+        warning = (
+            f"mean intensities are not those of training ({found} times as bright). The networks of the paper stand "
+            f"{ALL_LINES:.0%} in all lines alike, but not more than {ONE_LINE:.0%} in one alone: look at the bias of "
+            "the means, and train with --amplitude-scatter."
+        )
+    return {"means": means, "trained": trained, "outside": outside, "warning": warning}
+
+
+def _check_unseen(run, config, database, scan):
+    """Raise ``ValueError`` for maps that the network was trained on."""
+    seen = seen_simulations(config, database, scan.fingerprint)
+    if seen:
+        raise ValueError(
+            f"{database.path}: {run} was trained on {len(seen)} of its {database.n_simulations} simulations, or on "
+            "others with the same seeds. Give maps that it has not seen; its own test part is measured in "
+            f"{run / 'metrics.json'}."
+        )
 
 
 def _check_alike(task, preset, own, other):

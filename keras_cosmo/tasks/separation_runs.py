@@ -33,12 +33,16 @@ def train_l1_only(task, settings: RunSettings, progress: bool):
     import keras
 
     out = settings.out.with_name(settings.out.name + "-l1")
-    preset = dataclasses.replace(settings.preset, adversarial_weight=0.0, l1_baseline=False, ensemble=1)
+    # Of a baseline the best weights are measured: here the loss that is watched is what it is trained for.
+    changes = {"adversarial_weight": 0.0, "l1_baseline": False, "ensemble": 1, "weights": "best"}
+    preset = dataclasses.replace(settings.preset, **changes)
     there = (out / "config.json").exists()
     one = dataclasses.replace(settings, preset=preset, out=out, resume=there, start_from=None)
     if there:
-        before = read_config(out, task.name)["settings"]
-        ours = one.to_json()
+        before, ours = read_config(out, task.name)["settings"], one.to_json()
+        for saved in (before, ours):
+            # More epochs are trained on; what was trained longer serves as it is.
+            saved["preset"] = {key: value for key, value in saved["preset"].items() if key != "epochs"}
         other = [key for key in ("preset", "seed", "precision") if before[key] != ours[key]]
         if other:
             raise ValueError(

@@ -5,6 +5,8 @@ import dataclasses
 import pathlib
 from typing import Any, ClassVar
 
+from keras_cosmo.tasks.unseen import check_unseen
+
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
@@ -103,6 +105,7 @@ class Task(abc.ABC):
                 f"--start-from {settings.start_from} predicts {start['parameters']}, but {database.path} has "
                 f"{list(database.parameter_names)}. Start from a run with the same parameters in the same order."
             )
+        check_unseen(settings, start, prepared)
 
     def normalization_of_start(self, start: dict, own: dict) -> dict:
         """Normalisation to keep from the run ``start``; ``own`` is that of the training part."""

@@ -10,6 +10,7 @@ from halo_files import HUBBLE, OMEGA_M, SIDE, make_haloes, write_ascii, write_jo
 
 from keras_cosmo.data.database import Database
 from keras_cosmo.simulations.emission_lines import HALPHA, LINES
+from keras_cosmo.simulations.halo_luminosity import RELATIONS, HaloLuminosity
 
 APP = pathlib.Path(__file__).parents[2] / "apps" / "convert_haloes.py"
 SMALL = ["--projections", "3", "--map-cells", "16", "--map-side", "0.4", "--minimum-mass", "1e12"]
@@ -33,6 +34,22 @@ def runs(tmp_path):
 
 def test_names_are_those_of_the_simulator(app):
     assert app["LINES"] == tuple(LINES)
+    assert app["RELATIONS"] == RELATIONS
+
+
+def test_published_relations_and_scatter(app, runs, tmp_path, capsys):
+    means = {}
+    for name, flags in {"gong2017": [], "silva2015": ["--relation", "silva2015"]}.items():
+        out = tmp_path / f"{name}.h5"
+        command = [str(runs), "--out", str(out), *SMALL, "--lines", "halpha", "--luminosity-scatter", "0", *flags]
+        assert app["main"](command) == 0
+        means[name] = Database(out).read("intensity_halpha", np.arange(9)).mean()
+    masses = make_haloes(3000, seed=1)["mass"] / HUBBLE
+    masses = masses[masses > 1e12]
+    rates = [HaloLuminosity(relation).star_formation_rate(masses, HALPHA.redshift(1.5)).sum() for relation in means]
+    assert means["silva2015"] / means["gong2017"] == pytest.approx(rates[1] / rates[0], rel=0.3)
+    assert app["main"]([str(runs), "--out", str(tmp_path / "c.h5"), *SMALL, "--luminosity-scatter", "3"]) == 1
+    assert "expected scatter in [0, 1] dex, got 3.0" in capsys.readouterr().err
 
 
 def test_converts_a_folder(app, runs, tmp_path, capsys):
@@ -93,7 +110,7 @@ def test_a_line_without_catalogue(app, runs, tmp_path, capsys):
     assert app["main"]([str(runs), "--out", str(tmp_path / "out.h5"), *SMALL, "--lines", "oii"]) == 1
     assert "expected a catalogue within 0.02 of z = 3.025, where oii is seen" in capsys.readouterr().err
     assert app["main"]([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out.h5")]) == 1
-    assert "nowhere: expected" in capsys.readouterr().err
+    assert "nowhere: there is no such file or folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from keras_cosmo.data.campaign import DESIGNS
 from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.quantities import Parameter
 from keras_cosmo.simulations.coeval import CoevalSimulator
+from keras_cosmo.simulations.emission_lines import HALPHA
+from keras_cosmo.simulations.halo_luminosity import RELATIONS, HaloLuminosity
 from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
 from keras_cosmo.simulations.py21cmfast_coeval import Py21cmfastCoevalSimulator
 from keras_cosmo.slicing import PROJECTIONS
@@ -110,7 +112,8 @@ def test_coeval_boxes(app, tmp_path, capsys):
     out = tmp_path / "boxes.h5"
     arguments = ("--count", 2, "--out", out, "--workers", 1, "--box-cells", 16, "--slabs", 4, "--slab-cells", 2)
     assert (
-        run_coeval(app, *arguments, "--redshifts", "10,15", "--design", "latin-hypercube", "--projection", "sum") == 0
+        run_coeval(app, *arguments, "--redshifts", "10", "15", "--design", "latin-hypercube", "--projection", "sum")
+        == 0
     )
     output = capsys.readouterr().out
     assert f"{out}: 2 simulations x 4 maps: brightness_temp_z10 (16, 16) [mK], " in output
@@ -204,6 +207,25 @@ def test_line_maps(app, tmp_path, capsys):
     )
 
 
+def test_light_of_haloes(app, tmp_path, capsys):
+    table = tmp_path / "halpha.csv"
+    header = "# line: halpha\n# redshift: 1.3\n# dust: not applied\nlog10M_lo,log10M_hi,L_mean,L_std\n"
+    table.write_text(header + "10.5,12,1e40,0\n12,15,1e42,1e41\n")
+    command = ["lines", "--count", "1", "--out", "x.h5", "--map-cells", "32", "--map-side", "0.2125"]
+    default = app.line_simulator(app.parse_args(command))
+    assert app.RELATIONS == RELATIONS
+    assert default.luminosity == HaloLuminosity()
+    flags = ["--relation", "silva2015", "--luminosity-scatter", "0.1", "--luminosity-table", str(table)]
+    made = app.line_simulator(app.parse_args([*command, *flags]))
+    assert (made.luminosity.relation, made.luminosity.scatter) == ("silva2015", 0.1)
+    mean, deviation = made.luminosity.moments(HALPHA, 1e13, 1.286)
+    passed = 10.0 ** (-0.4 * HALPHA.attenuation)
+    assert (mean, deviation) == (pytest.approx(1e42 * passed), pytest.approx(1e41 * passed))
+    assert made.mean_intensity("halpha") != pytest.approx(default.mean_intensity("halpha"), rel=0.01)
+    assert run_lines(app, *command[1:], "--lines", "oiii", "--luminosity-table", table) == 2
+    assert "expected a table of one of the lines oiii, got 'halpha'" in capsys.readouterr().err
+
+
 def test_databases_that_line_maps_cannot_be_like(app, tmp_path):
     path = tmp_path / "a.h5"
     write_database(
@@ -241,7 +263,7 @@ def test_line_maps_have_one_simulator(app, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--redshifts", "ten"), "expected numbers with commas, such as 10,15,20, got 'ten'"),
+        (("--redshifts", "ten"), "expected numbers, such as 10 15 20 or 10,15,20, got 'ten'"),
         (("--projection", "max"), "invalid choice: 'max'"),
         (("--design", "grid"), "invalid choice: 'grid'"),
     ],

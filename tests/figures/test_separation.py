@@ -194,6 +194,19 @@ def test_power_spectra(tmp_path):
     assert len(separation.power_spectra({"halpha": {"network": comparisons["halpha"]["network"]}}).axes) == 2
 
 
+def test_spectra_with_the_beam_undone():
+    _, comparisons = spectra()
+    restored = power_spectrum(intensities(8, seed=9)[..., 1], CELL)
+    restored.power[:, -3:] = np.nan
+    restored.power[:, 0] = -1.0
+    figure = separation.power_spectra(comparisons, restored={"oiii": restored})
+    shown = line(figure.axes[3], "network, beam undone").get_ydata()
+    np.testing.assert_allclose(shown[1:-3], restored.power[:, 1:-3].mean(axis=0))
+    assert np.isnan(shown[[0, -3, -2, -1]]).all()
+    assert not [each for each in figure.axes[2].lines if "undone" in str(each.get_label())]
+    figure.canvas.draw()
+
+
 def test_many_wavenumbers_get_few_error_bars():
     true = intensities(2, (128, 128))
     comparison = line_spectra(true, true, CELL).line(0)
@@ -453,6 +466,10 @@ def compared(values, other=None):
         (
             lambda: separation.power_spectra({"halpha": {"network": compared(intensities(2))}}, {"oiii": None}),
             r"unsmoothed: expected lines of \['halpha'\], got \['oiii'\]",
+        ),
+        (
+            lambda: separation.power_spectra({"halpha": {"network": compared(intensities(2))}}, None, {"oiii": None}),
+            r"restored: expected lines of \['halpha'\], got \['oiii'\]",
         ),
         (lambda: separation.peak_statistics({}), r"scores: expected at least one entry"),
         (

@@ -358,6 +358,19 @@ def test_ensembles():
         error = means / true[..., index].mean(axis=(1, 2)) - 1
         assert scores[f"{line}/mean/median_fractional_error_of_median"] == pytest.approx(np.median(error))
     assert "halpha/peaks/recall_3_of_3_standard_error" in scores
+    assert not any("power" in key for key in scores)
+
+
+def test_medians_of_power_over_networks():
+    true = intensities(4)
+    factors = (0.5, 0.9, 3.0)
+    scores = ensemble_scores(true, [factor * true for factor in factors], LINES, cell_size=CELL)
+    single = separation_scores(true, 0.9 * true, LINES, CELL)
+    for line in LINES:
+        for band in band_names():
+            assert scores[f"{line}/power_ratio_of_median_{band}"] == pytest.approx(0.81)
+            expected = single[f"{line}/power_residual_{band}"]
+            assert scores[f"{line}/power_residual_of_median_{band}"] == pytest.approx(expected)
 
 
 MAPS = intensities(3, 64)

@@ -125,6 +125,9 @@ def test_signatures(compared):
     slope = abs(float(moved["log10_L_X"][1] - parameters["log10_L_X"][1])) / 0.5
     np.testing.assert_allclose(slope, gradient[place], rtol=0.2)
     np.testing.assert_allclose(moved["log10_L_X"][0], parameters["log10_L_X"][0], rtol=1e-6)
+    for name in ("serving_default", "saliency"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="expected maps of 16 x 16 cells"):
+            served.signatures[name](brightness_temp=tf.constant(maps[:, 1:]))
 
 
 def test_resume_of_the_comparison(unet, compared, tmp_path, capsys, monkeypatch):

@@ -198,7 +198,6 @@ def test_interrupted_run_resumed_equals_uninterrupted(done, tmp_path):
     data = done / "lines.h5"
     assert run(tmp_path, "--data", data, "--out", tmp_path / "run", *FLAGS, "--epochs", "1") == 0
     assert run(tmp_path, "--out", tmp_path / "run", "--resume", "--epochs", "2", "--no-l1-baseline") in (1, 2)
-    assert run(tmp_path, "--out", tmp_path / "run-l1", "--resume", "--epochs", "2") == 0
     assert run(tmp_path, "--out", tmp_path / "run", "--resume", "--epochs", "2") == 0
     for name in ("run", "run-l1"):
         networks = [keras.models.load_model(each / name / "model.keras", compile=False) for each in (done, tmp_path)]
@@ -226,7 +225,10 @@ def test_ensemble(done, tmp_path, capsys):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     for key in ("member-1/halpha/peaks/recall", "halpha/peaks/precision_2_of_2", "baseline/L1 only/oiii/pdf_distance"):
         assert key in metrics
-    assert (tmp_path / "run" / "figures" / "disagreement.png").exists()
+    figures = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"disagreement", "mean_intensity", "power_spectra", "peaks"} <= figures
+    assert "halpha/power_ratio_of_median_k1.4" in metrics
+    assert "Statistics of a map: median over the networks" in printed
     configs = [json.loads((tmp_path / "run" / f"member-{i}" / "config.json").read_text()) for i in (1, 2)]
     assert configs[0]["split"] == configs[1]["split"]
     database = Database(done / "lines.h5")
@@ -293,6 +295,7 @@ def test_start_from_another_run(done, tmp_path, capsys):
         ({"dark": True}, (), "intensity_oiii is zero everywhere in 1 maps, the first one number 5"),
         ({"oblong": True}, (), "expected square maps"),
         ({}, ("--parts", "25", "--part", "25"), "simulations to train on only"),
+        ({}, ("--ensemble", "25"), "there are 24 simulations to train on only"),
     ],
 )
 def test_bad_data_and_flags_leave_no_run_folder(change, flags, message, tmp_path, capsys):
@@ -315,10 +318,45 @@ def test_bad_data_and_flags_leave_no_run_folder(change, flags, message, tmp_path
     assert not (tmp_path / "run-l1").exists()
 
 
+@pytest.mark.parametrize(("cells", "nearest"), [(24, "32"), (48, "32 or 64")])
+def test_maps_too_small_for_the_network_are_never_simulated(cells, nearest, tmp_path, capsys):
+    flags = ["--map-cells", cells, "--depth", "5", "--out", tmp_path / "run", "--cache", tmp_path / "cache"]
+    assert run(tmp_path, *flags) == 2
+    assert f"a multiple of 32 pixels on a side, such as {nearest}." in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
 def test_intensities_far_from_any_model_are_named(tmp_path, caplog):
     fields = {name: 1e12 * array for name, array in small_lines.maps().items()}
     SeparationTask().prepare(SMALL, Database(small_lines.write(tmp_path / "lines.h5", fields=fields)), 0)
     assert "models give 1e-12 to 1e-06" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("noise", 1.0), ("continuum", 1e-6)])
+def test_additions_that_drown_the_lines_are_named(name, value, database, caplog):
+    SeparationTask().prepare(dataclasses.replace(SMALL, **{name: value}), database, 0)
+    assert re.search(rf"--{name} {value:g} erg .* the lines have a mean of 1\.\d\de-09 in all", caplog.text)
+    caplog.clear()
+    SeparationTask().prepare(dataclasses.replace(SMALL, noise=5e-9, continuum=5e-9), database, 0)
+    assert not caplog.text
+
+
+def test_a_start_that_saw_the_test_is_refused(done, tmp_path, capsys):
+    flags = ["--data", done / "lines.h5", *FLAGS, "--no-l1-baseline", "--epochs", "1", "--start-from", done / "run"]
+    assert run(tmp_path, "--out", tmp_path / "next", *flags, "--seed", "5") == 1
+    assert "was trained on simulations that this run would test on" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists()
+
+
+def test_robustness_maps_are_spread_over_the_test_part(database):
+    task = SeparationTask()
+    preset = dataclasses.replace(SMALL, fractions=(0.3, 0.1, 0.6))
+    prepared = task.prepare(preset, database, 0)
+    every = task.test_pipeline(preset, prepared)[1]
+    pipeline, maps = task.test_pipeline(preset, prepared, most=6)
+    assert len(every) == 18
+    assert maps.tolist() == every[::3].tolist() == pipeline.indices.tolist()
+    assert len(task.test_pipeline(preset, prepared, most=100)[1]) == 18
 
 
 def test_a_baseline_of_another_run_is_refused(done, tmp_path, capsys):

@@ -216,6 +216,8 @@ def _find_files(sources: str | os.PathLike | Iterable[str | os.PathLike]) -> dic
             found.update({_base(each): _base(each).relative_to(source).as_posix() for each in files})
             continue
         if not NAME.fullmatch(source.name):
+            if not source.exists():
+                raise FileNotFoundError(f"{source}: there is no such file or folder. Give your halo catalogues.")
             raise ValueError(
                 f"{source}: expected a name such as pinocchio.1.3000.run.catalog.out, which says redshift and run. "
                 f"Give the catalogue its own name."

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import logging
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -300,7 +301,8 @@ def test_arguments(tmp_path, arguments, kind, message):
 def test_sources(tmp_path):
     out = tmp_path / "out.h5"
     for sources, kind, message in (
-        (tmp_path / "nowhere", ValueError, r"expected a name such as pinocchio.1.3000.run.catalog.out"),
+        (tmp_path / "nowhere", FileNotFoundError, "nowhere: there is no such file or folder. Give your halo"),
+        (pathlib.Path(__file__), ValueError, r"expected a name such as pinocchio.1.3000.run.catalog.out"),
         (tmp_path / file_name(), FileNotFoundError, "there is no such file or folder. Give your halo catalogues"),
         (
             tmp_path,
