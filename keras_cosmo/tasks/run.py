@@ -119,12 +119,14 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     if trainer.interrupted is not None:
         if trainer.interrupted.name == "SIGTERM":
             raise KeyboardInterrupt
-        logger.info("Stopped early; measuring the best weights so far. --resume trains on.")
+        which = "best" if task.keeps_best(settings.preset) else "last"
+        logger.info("Stopped early; measuring the %s weights so far. --resume trains on.", which)
     elif trainer.steps_made == 0 and (measured := _finished(settings.out, history)):
         logger.info("This run is finished: see %s. Nothing was trained or exported.", settings.out / "report.html")
         return measured
     if trainer.best_weights.exists() and task.keeps_best(settings.preset):
         trainer.load_best()
+    task.finalize(settings.preset, model, prepared)
     return finish(task, settings, model, prepared, history, config)
 
 

@@ -156,6 +156,13 @@ class SeparationPreset:
         text="weights that are measured: the last, or the best in the L1 losses of the validation part",
         choices=("last", "best"),
     )
+    statistics_batches: int = preset_field(
+        0,
+        source="section 2.2, footnote 3: the running statistics of training, which is 0",
+        text="training batches over which the statistics of batch normalisation are averaged anew after training; with "
+        "0 they are those of the last few batches",
+        low=0,
+    )
     parts: int = preset_field(
         1, source="section 3.1", text="parts that the training simulations are divided into", low=1, high=100
     )
@@ -196,6 +203,7 @@ PRESETS = {
         batch_size=8,
         learning_rate=5e-4,
         epochs=6,
+        statistics_batches=100,
     ),
     "paper": SeparationPreset(),
 }
@@ -490,6 +498,14 @@ class SeparationTask(Task):
     def callbacks(self, preset):
         """None: the learning rate is constant."""
         return []
+
+    def finalize(self, preset, model, prepared):
+        """Statistics of batch normalisation, over ``--statistics-batches``."""
+        from keras_cosmo.training.batch_statistics import recalibrate_batch_statistics
+
+        if preset.statistics_batches:
+            batches = prepared.training.training(0, preset.statistics_batches)
+            recalibrate_batch_statistics(model.generator, (observed for observed, _ in batches))
 
     def served(self, model):
         """The generator: discriminators are of no use to a server."""

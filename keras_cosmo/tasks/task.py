@@ -152,6 +152,10 @@ class Task(abc.ABC):
         """Whether the weights with the lowest validation loss are measured and exported, or the last ones."""
         return True
 
+    def finalize(self, preset, model, prepared: Prepared) -> None:
+        """What is done to the chosen weights once, between training and measurement."""
+        return
+
     def served(self, model):
         """The part of the network whose variables go into the SavedModel."""
         return model

@@ -84,6 +84,7 @@ CHANGES = {
     "batch_size": 5,
     "epochs": 7,
     "weights": "best",
+    "statistics_batches": 7,
     "parts": 2,
     "part": 2,
     "ensemble": 2,
@@ -108,7 +109,7 @@ def everything(preset, database):
         "first rows": (observed[:, 0].tolist(), lines[:, 0].tolist()),
         "model": {key: value for key, value in model.get_config().items() if key != "name"},
         "optimizer": {k: v for k, v in model.optimizers[0].get_config().items() if k != "name"},
-        "run": (preset.epochs, task.keeps_best(preset), preset.ensemble, preset.l1_baseline),
+        "run": (preset.epochs, task.keeps_best(preset), preset.ensemble, preset.l1_baseline, preset.statistics_batches),
         "peaks": (preset.peak_threshold, preset.peak_radius),
     }
 
