@@ -141,7 +141,7 @@ def mean_intensity(true, predictions: Mapping[str, np.ndarray], lines: Sequence[
     colours = source_colours(predictions)
     power = _power_of_ten(true.max())
     with figure_style():
-        figure = Figure(figsize=(0.4 + 4.1 * len(lines), 4.3), layout="constrained")
+        figure = Figure(figsize=(0.4 + 4.1 * len(lines), 5.0), layout="constrained")
         grid = figure.subplots(1, len(lines), squeeze=False)[0]
         for column, (axes, line) in enumerate(zip(grid, lines, strict=True)):
             x = true[:, column] / power
