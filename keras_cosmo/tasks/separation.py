@@ -250,6 +250,8 @@ class SeparationTask(Task):
     def check_settings(self, settings):
         """Flags that exclude each other."""
         preset = settings.preset
+        if any("," in line for line in preset.lines):
+            raise ValueError(f"--lines: expected names separated by spaces, got {show(preset.lines)}.")
         if len(set(preset.lines)) != len(preset.lines) or len(preset.lines) < 2:
             raise ValueError(f"--lines: expected two different lines at least, got {show(preset.lines)}.")
         if preset.part > preset.parts:

@@ -288,6 +288,7 @@ def test_start_from_another_run(done, tmp_path, capsys):
         ({"drop": "intensity_oiii_unsmoothed"}, ("--maps", "unsmoothed"), "no unsmoothed maps"),
         ({}, ("--depth", "5"), "divisible by"),
         ({}, ("--lines", "halpha"), "two different lines"),
+        ({}, ("--lines", "halpha,oiii"), "names separated by spaces"),
         ({}, ("--lines", "halpha", "oii"), "no maps of oii"),
         ({}, ("--part", "2"), "there are 1 --parts only"),
         ({}, ("--parts", "2", "--ensemble", "2"), "--ensemble divides the training part itself"),
