@@ -16,6 +16,7 @@ from keras_cosmo.figures.style import (
     PALETTE,
     axes_in_inches,
     check_array,
+    draw_band,
     draw_brightness_temperature,
     draw_map,
     figure_style,
@@ -243,21 +244,13 @@ def _same_shape(values, reference: np.ndarray, name: str, of: str) -> np.ndarray
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, role: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over maps with a band of one standard deviation; both are returned."""
-    summary = over_maps(values)
-    mean, deviation = summary.mean, summary.standard_deviation
-    colour = PALETTE.get(role, PALETTE["accent"])
-    order = 2 if role == "truth" else 3
-    lower = mean - deviation
-    if axes.get_yscale() == "log":
-        used = mean > 0
-        lower = np.divide(mean**2, mean + deviation, out=np.zeros_like(mean), where=used)
-        lower, mean = np.where(used, lower, np.nan), np.where(used, mean, np.nan)
-    axes.fill_between(x, lower, mean + deviation, color=colour, alpha=0.16, linewidth=0, zorder=order)
+    """`draw_band` in the style of a role; mean and standard deviation over maps are returned."""
+    truth = role == "truth"
     # The truth is wider and below, so that both show where a prediction hits it.
-    width = 2.4 if role == "truth" else 1.6
-    axes.plot(x, mean, linestyle=_LINES.get(role, "-."), linewidth=width, color=colour, label=role, zorder=order + 0.5)
-    return mean, deviation
+    width, order = (2.4, 2) if truth else (1.6, 3)
+    draw_band(axes, x, values, role, PALETTE.get(role, PALETTE["accent"]), _LINES.get(role, "-."), width, order)
+    summary = over_maps(values)
+    return summary.mean, summary.standard_deviation
 
 
 def _accuracy(axes: Axes, k: np.ndarray, both_sides: bool) -> None:

@@ -62,6 +62,31 @@ def one_of(argument: str, value, choices: tuple) -> str:
     return value
 
 
+def divisible_shape(argument: str, map_shape, halvings: int, *, what: str, remedy: str) -> tuple:
+    """``(height, width)`` as plain integers or None; ``ValueError`` where a side is not divisible by ``2**halvings``.
+
+    Args:
+        argument: Name of the argument, for messages.
+        map_shape: ``(height, width)`` in cells, None for any size.
+        halvings: How often a network halves the maps.
+        what: What halves them, such as ``"3 poolings by 2"``.
+        remedy: What else than cutting the maps would help, such as ``"use another number of `widths`"``.
+    """
+    if not hasattr(map_shape, "__len__") or isinstance(map_shape, str) or len(map_shape) != 2:
+        raise ValueError(f"`{argument}`: expected (height, width) in cells, None for any size, got {map_shape!r}.")
+    sides = tuple(None if side is None else positive_integer(argument, side) for side in map_shape)
+    factor = 2**halvings
+    for axis, side in zip(("height", "width"), sides, strict=True):
+        if side is not None and side % factor:
+            below = side // factor * factor
+            nearest = f"{below} and {below + factor}" if below else f"{factor}"
+            raise ValueError(
+                f"`{argument}`: with {what} the {axis} must be divisible by {factor} cells, got {side}; "
+                f"nearest: {nearest}. Cut the maps, or {remedy}."
+            )
+    return sides
+
+
 def policy_config(policy):
     """A dtype policy by its name, or as Keras serialises it where it is more than a name."""
     if type(policy) is keras.dtype_policies.DTypePolicy:

@@ -256,20 +256,9 @@ def channel_scale(which, mean, standard_deviation, count, what):
 
 
 def check_map_shape(map_shape, num_poolings: int, argument: str = "map_shape") -> tuple:
-    """``(height, width)`` as plain integers or None; ``ValueError`` where a side is not divisible as it must be."""
-    if not hasattr(map_shape, "__len__") or isinstance(map_shape, str) or len(map_shape) != 2:
-        raise ValueError(f"`{argument}`: expected (height, width) in cells, None for any size, got {map_shape!r}.")
-    sides = tuple(None if side is None else arguments.positive_integer(argument, side) for side in map_shape)
-    factor = 2**num_poolings
-    for axis, side in zip(("height", "width"), sides, strict=True):
-        if side is not None and side % factor:
-            below = side // factor * factor
-            nearest = f"{below} and {below + factor}" if below else f"{factor}"
-            raise ValueError(
-                f"`{argument}`: with {num_poolings} poolings by 2 the {axis} must be divisible by {factor} cells, got "
-                f"{side}; nearest: {nearest}. Cut the maps, or use another number of `widths`."
-            )
-    return sides
+    """`arguments.divisible_shape` for a number of poolings."""
+    what, remedy = f"{num_poolings} poolings by 2", "use another number of `widths`"
+    return arguments.divisible_shape(argument, map_shape, num_poolings, what=what, remedy=remedy)
 
 
 def _upsample(x, filters, kernel_size, padding, policy, block):

@@ -221,20 +221,9 @@ def batch_normalization(x, policy, block):
 
 
 def check_map_shape(map_shape, depth: int, argument: str = "map_shape") -> tuple:
-    """``(height, width)`` as plain integers or None; ``ValueError`` where a side is not divisible by ``2**depth``."""
-    if not hasattr(map_shape, "__len__") or isinstance(map_shape, str) or len(map_shape) != 2:
-        raise ValueError(f"`{argument}`: expected (height, width) in pixels, None for any size, got {map_shape!r}.")
-    sides = tuple(None if side is None else arguments.positive_integer(argument, side) for side in map_shape)
-    factor = 2**depth
-    for axis, side in zip(("height", "width"), sides, strict=True):
-        if side is not None and side % factor:
-            below = side // factor * factor
-            nearest = f"{below} and {below + factor}" if below else f"{factor}"
-            raise ValueError(
-                f"`{argument}`: with depth {depth} the {axis} must be divisible by 2**depth = {factor} pixels, got "
-                f"{side}; nearest: {nearest}. Cut the maps, or take a smaller `depth`."
-            )
-    return sides
+    """`arguments.divisible_shape` for a depth."""
+    what, remedy = f"depth {depth}", "take a smaller `depth`"
+    return arguments.divisible_shape(argument, map_shape, depth, what=what, remedy=remedy)
 
 
 class _StochasticDropout(layers.Dropout):

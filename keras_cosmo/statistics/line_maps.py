@@ -22,9 +22,9 @@ import numpy as np
 from keras_cosmo.statistics.distributions import distribution_distance
 from keras_cosmo.statistics.peaks import agreement_curve, bootstrap_draws, find_peaks, match_peaks, score_peaks
 from keras_cosmo.statistics.spectra import (
+    FourierBins,
     MapSummary,
     SpectrumComparison,
-    _Bins,
     map_batches,
     over_maps,
     power_spectrum,
@@ -213,7 +213,7 @@ def line_spectra(true, predicted, cell_size: float, edges=None, *, apodization: 
         ((3, 8), (3, 8, 2, 2))
     """
     lines, count = _check_maps(true, predicted), true.shape[0]
-    bins = _Bins(true.shape[1:3], cell_size, edges)
+    bins = FourierBins(true.shape[1:3], cell_size, edges)
     maps = [
         (name, apodize(_Line(values, line), apodization))
         for name, values in (("true", true), ("predicted", predicted))

@@ -165,7 +165,7 @@ def power_spectrum(maps, cell_size: float, edges=None) -> PowerSpectrum:
         np.int64(2)
     """
     shape = _shape(maps, "maps")
-    bins = _Bins(shape[1:], cell_size, edges)
+    bins = FourierBins(shape[1:], cell_size, edges)
     power = np.empty((shape[0], len(bins.k)))
     for rows, batch in map_batches(maps, "maps"):
         transform, floor = bins.transform(batch)
@@ -198,7 +198,7 @@ def compare_spectra(true, predicted, cell_size: float, edges=None) -> SpectrumCo
             f"predicted: expected the shape of true, {shape}, got {tuple(predicted.shape)}; "
             f"both must hold the same maps in the same order."
         )
-    bins = _Bins(shape[1:], cell_size, edges)
+    bins = FourierBins(shape[1:], cell_size, edges)
     spectra = [np.empty((shape[0], len(bins.k))) for _ in range(3)]
     for (rows, first), (_, second) in zip(map_batches(true, "true"), map_batches(predicted, "predicted"), strict=True):
         (one, one_floor), (other, other_floor) = bins.transform(first), bins.transform(second)
@@ -269,8 +269,17 @@ def map_batches(maps, name: str = "maps") -> Iterator[tuple[slice, np.ndarray]]:
         yield rows, batch
 
 
-class _Bins:
-    """The modes of a half plane, sorted into bins with their weights."""
+class FourierBins:
+    """The Fourier modes of a half plane, sorted into bins of wavenumber with their weights.
+
+    Args:
+        shape: Shape ``(nx, ny)`` of the maps.
+        cell_size: Side of a cell, such as in Mpc.
+        edges: Rising edges of the bins in radians per unit of ``cell_size``, or None for those of `wavenumber_edges`.
+
+    Raises:
+        ValueError: If an argument is out of range, or a bin holds no mode.
+    """
 
     def __init__(self, shape: tuple[int, int], cell_size: float, edges):
         edges = _check_edges(wavenumber_edges(shape, cell_size) if edges is None else edges)
@@ -312,9 +321,11 @@ class _Bins:
         return np.fft.rfft2(batch - batch.mean(axis=(1, 2), keepdims=True)), floor
 
     def average(self, squares: np.ndarray) -> np.ndarray:
+        """Mean over the modes of each bin, ``(n_maps, n_k)``, of products of transforms, as power."""
         return (self._matrix @ squares.reshape(len(squares), -1).T).T
 
     def auto(self, transform: np.ndarray, floor: np.ndarray) -> np.ndarray:
+        """Power spectrum of each map, ``(n_maps, n_k)``; zero where there is only rounding."""
         power = self.average(transform.real**2 + transform.imag**2)
         return np.where(power > floor[:, None], power, 0.0)
 

@@ -464,7 +464,7 @@ def test_two_replicas_train_as_one(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"map_shape": (16, 60)}, r"divisible by 2\*\*depth = 8"),
+        ({"map_shape": (16, 60)}, "must be divisible by 8 cells"),
         ({"map_shape": (None, 16)}, "needs maps of one known size"),
         ({"scale": None}, "`scale`: expected a positive"),
         ({"adversarial_weight": -1}, "`adversarial_weight`: expected a finite number of at least 0"),

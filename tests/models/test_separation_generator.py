@@ -264,9 +264,9 @@ def test_bfloat16_as_global_policy_does_not_round_the_intensities():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"map_shape": (16, 60)}, r"depth 3 the width must be divisible by 2\*\*depth = 8 pixels, got 60; .*56 and 64"),
-        ({"map_shape": (4, 8)}, "the height must be divisible by .* = 8 pixels, got 4; nearest: 8"),
-        ({"map_shape": (64,)}, r"`map_shape`: expected \(height, width\) in pixels"),
+        ({"map_shape": (16, 60)}, r"depth 3 the width must be divisible by 8 cells, got 60; .*56 and 64"),
+        ({"map_shape": (4, 8)}, "the height must be divisible by 8 cells, got 4; nearest: 8"),
+        ({"map_shape": (64,)}, r"`map_shape`: expected \(height, width\) in cells"),
         ({"map_shape": (16, 8.5)}, "`map_shape`: expected an integer"),
         ({"lines": "halpha"}, "`lines`: expected names of letters"),
         ({"lines": ()}, "`lines`: expected names of letters"),
