@@ -1,4 +1,4 @@
-"""Files that are complete or absent."""
+"""Files that are complete or absent, and arrays on disk."""
 
 import contextlib
 import pathlib
@@ -38,3 +38,21 @@ def written_aside(path, advice="continue with --resume"):
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def disk_array(shape: tuple[int, ...]):
+    """Float32 array in a temporary file that goes with it, for what may be larger than the memory that is left.
+
+    Args:
+        shape: Of the array, which starts as zeros.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    import tempfile
+
+    import numpy as np
+
+    # The map stays when the file is closed.
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,8 +1,9 @@
 import errno
 
+import numpy as np
 import pytest
 
-from keras_cosmo.files import written_aside
+from keras_cosmo.files import disk_array, written_aside
 
 
 def test_whole_or_absent(tmp_path):
@@ -25,3 +26,12 @@ def test_disk_full_names_the_file_and_what_to_do(tmp_path):
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_array_goes_with_its_file():
+    array = disk_array((3, 2))
+    assert (array.shape, array.dtype) == ((3, 2), np.float32)
+    assert not array.any()
+    array[1] = 5.0
+    assert array.sum() == 10.0
+    assert disk_array((3, 2)).sum() == 0.0

@@ -127,6 +127,8 @@ class MatterTask(CoevalTask):
         """Spectra, transfer function, cross-correlation and PDF on the test part, beside the Wiener filter."""
         import numpy as np
 
+        from keras_cosmo.files import disk_array
+
         pipeline, maps = self.test_pipeline(preset, prepared)
         simulation = prepared.database.simulation[maps]
         baseline = self.baseline(preset, prepared)
@@ -341,14 +343,3 @@ class MatterTask(CoevalTask):
                 example={BRIGHTNESS: example[..., 0] if channels == 1 else example},
             )
         }
-
-
-def disk_array(shape):
-    """Float32 array in a temporary file that goes with it."""
-    import tempfile
-
-    import numpy as np
-
-    # The map stays when the file is closed.
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -99,7 +99,7 @@ def baselines(task, preset, prepared) -> dict:
 
 def predict(pipeline, separators: dict) -> tuple:
     """Observed maps, true lines and predicted lines of every separator, as arrays in temporary files."""
-    from keras_cosmo.tasks.matter import disk_array
+    from keras_cosmo.files import disk_array
 
     count = len(pipeline.indices)
     observed = disk_array((count, *pipeline.input_shape))
