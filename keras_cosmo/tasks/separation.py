@@ -7,8 +7,8 @@ import dataclasses
 import logging
 
 from keras_cosmo.tasks.presets import preset_field, show
+from keras_cosmo.tasks.seen_simulations import check_unseen
 from keras_cosmo.tasks.task import Paper, Prepared, Task
-from keras_cosmo.tasks.unseen import check_unseen
 
 logger = logging.getLogger(__name__)
 

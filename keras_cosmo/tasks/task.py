@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any, ClassVar
 
-from keras_cosmo.tasks.unseen import check_unseen
+from keras_cosmo.tasks.seen_simulations import check_unseen
 
 
 @dataclasses.dataclass(frozen=True)
