@@ -1,8 +1,6 @@
 import json
 import pathlib
 import runpy
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -121,13 +119,3 @@ def test_wrong_usage(app, arguments, capsys):
         app["main"](arguments.split())
     assert stop.value.code == 2
     assert "usage:" in capsys.readouterr().err
-
-
-def test_help_needs_no_package():
-    code = (
-        "import runpy, sys; sys.argv = ['x', '--help']; sys.modules['keras_cosmo'] = None; "
-        f"runpy.run_path({str(APP)!r}, run_name='__main__')"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "luminosity-table" in result.stdout

@@ -1,7 +1,5 @@
 import pathlib
 import runpy
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -51,13 +49,3 @@ def test_converts_a_folder(main, tmp_path, capsys):
 def test_wrong_usage(main):
     with pytest.raises(SystemExit, match="2"):
         main(["folder"])
-
-
-def test_help_needs_no_package():
-    code = (
-        "import runpy, sys; sys.argv = ['x', '--help']; sys.modules['keras_cosmo'] = None; "
-        f"runpy.run_path({str(APP)!r}, run_name='__main__')"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "light-cone" in result.stdout
