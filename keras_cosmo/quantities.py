@@ -44,7 +44,8 @@ class MapField:
 
     Args:
         unit: Unit as text.
-        shape: Shape of one map, ``(height, width)`` or ``(height, width, channels)``.
+        shape: Shape of one map, ``(height, width)`` or ``(height, width, channels)``; of HEALPix maps ``(pixels,)`` or
+            ``(pixels, channels)``.
         description: One line.
     """
 

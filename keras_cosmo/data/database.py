@@ -2,7 +2,8 @@
 
 Layout, the same for every task::
 
-    /maps/<field>    (n_maps, height, width[, ...]) float16, float32 or float64; attribute units
+    /maps/<field>    (n_maps, height, width[, ...]) float16, float32 or float64; attribute units. Where the root
+                     attribute nside is: HEALPix maps, (n_maps, 12 nside^2[, ...])
     /parameters      (n_simulations, n_parameters) float64; attributes names, units, prior_low, prior_high
     /simulation      (n_maps,) integers: the row of /parameters that a map belongs to
     /finished        (n_simulations,) uint8, optional: 1 where all maps of a simulation are written
@@ -169,6 +170,24 @@ class Database:
         if check_finite and not finite:
             self._raise_not_finite(field, indices, maps)
         return maps
+
+    def memory_map(self, field: str) -> np.memmap:
+        """All maps of one field as the file holds them, read on demand: ``(n_maps, *shape)``, not writable.
+
+        For maps so large that only some of their pixels are wanted at a time. Values are in the unit and of the dtype
+        of the file, and are not checked.
+
+        Raises:
+            ValueError: If the field does not exist, is chunked or compressed, or the file changed since it was opened.
+        """
+        storage = self._storage_of(field)
+        if storage.offset is None:
+            raise ValueError(
+                f"{self.path}: /maps/{field} is chunked or compressed, so single pixels cannot be read. Write it "
+                f"contiguous, as write_database does."
+            )
+        os.close(self._open())
+        return np.memmap(self.path, storage.dtype, "r", storage.offset, (self.n_maps, *storage.shape))
 
     def targets(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Parameters of the simulations that maps belong to, ``(len(indices), n_parameters)`` float64."""
@@ -369,10 +388,7 @@ class Database:
                 raise ValueError(
                     f"{where}: expected float16, float32 or float64, got {dataset.dtype}. Convert the maps."
                 )
-            if dataset.ndim < 3 or 0 in dataset.shape:
-                raise ValueError(
-                    f"{where}: expected shape (n_maps, height, width[, channels]), got {dataset.shape}. Reshape."
-                )
+            self._check_map_shape(where, dataset.shape)
             if dataset.shape[0] != self.n_maps:
                 raise ValueError(
                     f"{where}: expected {self.n_maps} maps, as many as /simulation has entries, got "
@@ -392,6 +408,17 @@ class Database:
             unit = str(_plain(dataset.attrs["units"]))
             self.fields[name] = MapField(unit=unit, shape=storage.shape, description=description)
             self._storage[name] = storage
+
+    def _check_map_shape(self, where: str, shape: tuple[int, ...]) -> None:
+        if "nside" in self.attributes:
+            nside = int(self._numbers("nside")[0])
+            if len(shape) < 2 or 0 in shape or shape[1] != 12 * nside**2:
+                raise ValueError(
+                    f"{where}: expected shape (n_maps, {12 * nside**2}[, channels]), HEALPix maps of nside {nside}, got "
+                    f"{shape}. Reshape, or remove the root attribute nside if these are no HEALPix maps."
+                )
+        elif len(shape) < 3 or 0 in shape:
+            raise ValueError(f"{where}: expected shape (n_maps, height, width[, channels]), got {shape}. Reshape.")
 
     def _check_values(self) -> None:
         outside = np.flatnonzero((self.simulation < 0) | (self.simulation >= self.n_simulations))

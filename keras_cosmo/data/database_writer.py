@@ -91,9 +91,15 @@ class DatabasePlan:
         for name, field in self.fields.items():
             if not name or "/" in name or name.startswith("."):
                 raise ValueError(f"fields: {name!r} cannot name a dataset. Use letters, digits and underscores.")
-            if len(field.shape) < 2 or min(field.shape) < 1:
+            nside = self.attributes.get("nside")
+            if len(field.shape) < 2 - (nside is not None) or min(field.shape) < 1:
                 raise ValueError(
                     f"fields: expected {name} to have shape (height, width[, channels]), got {tuple(field.shape)}."
+                )
+            if nside is not None and field.shape[0] != 12 * int(nside) ** 2:
+                raise ValueError(
+                    f"fields: expected {name} to have shape ({12 * int(nside) ** 2}[, channels]), as HEALPix maps of "
+                    f"nside {nside}, got {tuple(field.shape)}."
                 )
         if str(self.dtype) not in MAP_DTYPES:
             raise ValueError(f"dtype: expected one of {MAP_DTYPES}, got {self.dtype!r}.")

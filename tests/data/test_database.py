@@ -415,3 +415,47 @@ def test_bad_indices_and_fields(path):
         database.read("density", 3)
     with pytest.raises(ValueError, match=r"no field 'densty'; expected one of .* Did you mean 'density'\?"):
         database.read("densty", [0])
+
+
+@pytest.fixture
+def sky(tmp_path):
+    """Two HEALPix skies of nside 2: a cube of three channels and a map."""
+    cube = np.arange(2 * 48 * 3, dtype=np.float32).reshape(2, 48, 3)
+    write_database(
+        tmp_path / "sky.h5",
+        task="dust",
+        fields={"hi_cube": (cube, "K"), "dust": (cube[..., 0] * 2, "uK_RJ")},
+        parameters=(),
+        parameter_values=np.zeros((2, 0)),
+        simulation=[0, 1],
+        attributes={"nside": 2},
+    )
+    return tmp_path / "sky.h5", cube
+
+
+def test_healpix_maps(sky):
+    database = Database(sky[0])
+    assert {name: field.shape for name, field in database.fields.items()} == {"dust": (48,), "hi_cube": (48, 3)}
+    np.testing.assert_array_equal(database.read("hi_cube", [1])[0], sky[1][1])
+    assert database.scan().mean["dust"] == pytest.approx(2 * sky[1][..., 0].mean(axis=1))
+
+
+def test_healpix_maps_have_the_pixels_of_their_nside(sky):
+    with h5py.File(sky[0], "r+") as file:
+        del file["maps/dust"]
+        file["maps/dust"] = np.ones((2, 47), np.float32)
+        file["maps/dust"].attrs["units"] = "uK_RJ"
+    with pytest.raises(ValueError, match=r"/maps/dust: expected shape \(n_maps, 48\[, channels\]\), HEALPix maps of n"):
+        Database(sky[0])
+
+
+def test_memory_map(sky, path, tmp_path):
+    mapped = Database(sky[0]).memory_map("hi_cube")
+    np.testing.assert_array_equal(mapped[1, [5, 2]], sky[1][1, [5, 2]])
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0, 0, 0] = 1
+    with h5py.File(path, "r+") as file:
+        del file["maps/density"]
+        file.create_dataset("maps/density", data=DENSITY, chunks=(1, *DENSITY.shape[1:])).attrs["units"] = ""
+    with pytest.raises(ValueError, match="/maps/density is chunked or compressed, so single pixels cannot be read"):
+        Database(path).memory_map("density")

@@ -280,6 +280,10 @@ def test_file_size_limit_of_the_system(tmp_path):
         ({"fields": {}}, "fields: expected at least one field"),
         ({"fields": {"a/b": MapField(unit="", shape=(3, 4))}}, "'a/b' cannot name a dataset"),
         ({"fields": {"a": MapField(unit="", shape=(3,))}}, r"expected a to have shape \(height, width"),
+        (
+            {"fields": {"a": MapField(unit="", shape=(3,))}, "attributes": {"nside": 2}},
+            r"expected a to have shape \(48\[, channels\]\), as HEALPix maps of nside 2, got \(3,\)",
+        ),
         ({"dtype": "float64"}, r"dtype: expected one of \('float16', 'float32'\), got 'float64'"),
         ({"seeds": [1, 2]}, r"seeds: expected one per simulation, shape \(3,\), got \(2,\)"),
         ({"attributes": {"task": "x"}}, r"attributes: \['task'\] are written by the database itself"),
