@@ -1,25 +1,21 @@
-"""From a database to batches for training and evaluation, as tf.data datasets."""
+"""From a database of maps to batches for training and evaluation."""
 
-import functools
-import logging
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from keras_cosmo.data.augmentation import Augmentation, square_symmetry
 from keras_cosmo.data.database import Database
-
-logger = logging.getLogger(__name__)
+from keras_cosmo.data.step_pipeline import ORDER_STREAM, StepPipeline
 
 PARAMETERS = "parameters"
-PARALLEL_CALLS = 4
-PREFETCHED_BATCHES = 2
-# First words of the seeds, so that order and augmentation draw from different streams.
-ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
+# First word of the seed, beside that of the order.
+AUGMENTATION_STREAM = 1
+
+__all__ = ["AUGMENTATION_STREAM", "ORDER_STREAM", "MapPipeline"]
 
 
-class MapPipeline:
+class MapPipeline(StepPipeline):
     """Batches of maps and their targets; the content of each step is a pure function of (seed, step).
 
     Every epoch goes through a fresh permutation of the maps, from which whole batches are taken, so that no map comes
@@ -63,7 +59,6 @@ class MapPipeline:
         self.inputs = inputs
         self.targets = PARAMETERS if targets is None else targets
         self.indices = np.array(indices)
-        self.seed = seed
         self.augment = augment
         self.symmetries = None if symmetries is None else np.array(symmetries)
         if self.indices.ndim != 1 or self.indices.size == 0 or self.indices.dtype.kind not in "iu":
@@ -80,17 +75,9 @@ class MapPipeline:
             self._check_symmetries()
         elif len(np.unique(self.indices)) != len(self.indices):
             raise ValueError("indices: expected every map once, got repeated maps. Remove the repeats.")
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed: expected an integer >= 0, got {seed!r}.")
-        if batch_size > len(self.indices):
-            logger.warning("batch_size %d is reduced to %d, the number of maps.", batch_size, len(self.indices))
-        self.batch_size = int(min(batch_size, len(self.indices)))
-        self.steps_per_epoch = len(self.indices) // self.batch_size
+        super().__init__(len(self.indices), batch_size, seed)
         self.input_shape = self._shape("inputs", self.inputs)
         self.target_shape = self._shape("targets", self.targets)
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
         if self.symmetries is not None:
             for argument, source, shape in (("inputs", self.inputs, self.input_shape), ("targets", self.targets, None)):
                 shape = self.target_shape if shape is None else shape
@@ -109,68 +96,6 @@ class MapPipeline:
             if self.targets != PARAMETERS:
                 targets = self._augmented(targets, step)
         return maps, targets
-
-    def training(self, start_step: int, total_steps: int) -> tf.data.Dataset:
-        """Batches of steps ``start_step`` to ``total_steps - 1``.
-
-        Args:
-            start_step: First step, counted from the begin of the training.
-            total_steps: Step at which the training ends.
-
-        Returns:
-            Dataset of ``(inputs, targets)``, float32, with static shapes ``(batch_size, *input_shape)`` and
-            ``(batch_size, *target_shape)``.
-
-        Raises:
-            ValueError: If not ``0 <= start_step <= total_steps``.
-        """
-        if not 0 <= start_step <= total_steps:
-            raise ValueError(
-                f"start_step, total_steps: expected 0 <= start_step <= total_steps, got {start_step}, {total_steps}."
-            )
-        return self._dataset(start_step, total_steps, self.load, self.batch_size)
-
-    def evaluation(self, batch_size: int | None = None) -> tf.data.Dataset:
-        """All maps once, in the order of ``indices``, without augmentation; the last batch may be smaller.
-
-        Args:
-            batch_size: Maps per batch; None takes that of the training.
-        """
-        size = self.batch_size if batch_size is None else int(batch_size)
-        if size < 1:
-            raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
-
-        def load(step: int) -> tuple[np.ndarray, np.ndarray]:
-            stop = min((int(step) + 1) * size, len(self.indices))
-            return self._pairs(np.arange(int(step) * size, stop))
-
-        batches, rest = divmod(len(self.indices), size)
-        return self._dataset(0, batches + bool(rest), load, None if rest else size)
-
-    def _dataset(self, start: int, stop: int, load, batch: int | None) -> tf.data.Dataset:
-        def load_batch(step):
-            # Declared stateless, which it is: a stateful function would lose its parallel calls under
-            # tf.config.experimental.enable_op_determinism.
-            maps, targets = tf.numpy_function(load, [step], (tf.float32, tf.float32), stateful=False)
-            return (
-                tf.ensure_shape(maps, (batch, *self.input_shape)),
-                tf.ensure_shape(targets, (batch, *self.target_shape)),
-            )
-
-        options = tf.data.Options()
-        options.deterministic = True
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        dataset = tf.data.Dataset.range(start, stop)
-        dataset = dataset.map(load_batch, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
-        return dataset.prefetch(PREFETCHED_BATCHES).with_options(options)
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([ORDER_STREAM, int(self.seed), epoch]).permutation(len(self.indices))
-
-    def _positions(self, step: int) -> np.ndarray:
-        """Places in ``indices`` of one training step."""
-        epoch, place = divmod(int(step), self.steps_per_epoch)
-        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _pairs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets at places in ``indices``, turned by their symmetries."""
