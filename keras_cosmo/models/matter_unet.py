@@ -199,17 +199,23 @@ def encoder_layer_names(model) -> list[str]:
     return [layer.name for layer in model.layers if layer.name.startswith("encoder_") and layer.weights]
 
 
-def convolution_unit(x, filters, kernel_size, padding, momentum, epsilon, policy, *, block, number, strides=1):
+def convolution_unit(
+    x, filters, kernel_size, padding, momentum, epsilon, policy, *, block, number, strides=1, **options
+):
     """Convolution, batch normalisation and ReLU; ``block`` and ``number`` make the names of the layers."""
-    x = convolution(x, filters, kernel_size, padding, policy, name=f"{block}_convolution_{number}", strides=strides)
+    name = f"{block}_convolution_{number}"
+    x = convolution(x, filters, kernel_size, padding, policy, name=name, strides=strides, **options)
     x = layers.BatchNormalization(
         momentum=momentum, epsilon=epsilon, dtype=policy, name=f"{block}_batch_normalization_{number}"
     )(x)
     return layers.ReLU(dtype=policy, name=f"{block}_relu_{number}")(x)
 
 
-def convolution(x, filters, kernel_size, padding, policy, *, name, strides=1):
-    """A convolution padded alike on both sides, as in PyTorch; Keras's "same" pads less in front with strides."""
+def convolution(x, filters, kernel_size, padding, policy, *, name, strides=1, **options):
+    """A convolution padded alike on both sides, as in PyTorch; Keras's "same" pads less in front with strides.
+
+    It starts as in PyTorch, unless ``options``, further arguments of ``keras.layers.Conv2D``, say otherwise.
+    """
     margin = kernel_size // 2
     explicit = margin > 0 and (padding == "periodic" or strides > 1)
     if explicit:
@@ -222,7 +228,7 @@ def convolution(x, filters, kernel_size, padding, policy, *, name, strides=1):
         padding="valid" if explicit else "same",
         dtype=policy,
         name=name,
-        **uniform_start(x.shape[-1] * kernel_size**2),
+        **{**uniform_start(x.shape[-1] * kernel_size**2), **options},
     )(x)
 
 
