@@ -340,3 +340,45 @@ def test_errors_say_what_to_do(call, message):
 
 def test_examples():
     assert doctest.testmod(module).failed == 0
+
+
+def test_of_peaks_that_are_too_close_the_highest_counts():
+    maps = np.zeros((2, 20, 20))
+    # A chain: 9 rules out 8, so that 7, which is near 8 alone, stays.
+    maps[0, 5, 5], maps[0, 5, 7], maps[0, 5, 9], maps[0, 15, 15] = 9.0, 8.0, 7.0, 6.0
+    maps[1, 5, 7] = 5.0  # of another map
+
+    def heights(separation):
+        return find_peaks(maps, 1.0, minimum_separation=separation).height.tolist()
+
+    assert heights(0.0) == heights(2.0) == [9.0, 8.0, 7.0, 6.0, 5.0]
+    assert heights(2.1) == heights(4.0) == [9.0, 7.0, 6.0, 5.0]
+    assert heights(4.1) == [9.0, 6.0, 5.0]
+    assert heights(100.0) == [9.0, 5.0]
+    # Of equal ones the first.
+    maps[0, 5, 7] = 9.0
+    assert find_peaks(maps, 1.0, minimum_separation=3.0).position[0].tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("separation", [-1.0, np.nan, np.inf])
+def test_a_separation_that_is_none(separation):
+    with pytest.raises(ValueError, match="minimum_separation: expected a distance in pixels, at least 0, got"):
+        find_peaks(np.zeros((1, 4, 4)), minimum_separation=separation)
+
+
+def test_separation_is_that_of_a_plain_loop():
+    maps = np.random.default_rng(3).normal(size=(4, 40, 40))
+    every = find_peaks(maps, 0.5)
+    expected = []
+    for index in np.argsort(-every.height):
+        near = [
+            other
+            for other in expected
+            if every.map_index[other] == every.map_index[index]
+            and np.hypot(*(every.position[other] - every.position[index])) < 4.5
+        ]
+        if not near:
+            expected.append(index)
+    found = find_peaks(maps, 0.5, minimum_separation=4.5)
+    np.testing.assert_array_equal(found.position, every.position[np.sort(expected)])
+    assert len(found.height) < len(every.height)
