@@ -25,6 +25,8 @@ import sys
 LINES = ("halpha", "oiii", "oii")
 # As keras_cosmo.simulations.halo_luminosity.RELATIONS.
 RELATIONS = ("gong2017", "silva2015")
+# What the library calls otherwise than the flag.
+OTHER_NAMES = {"scatter": "--luminosity-scatter", "a LuminosityTable": "--luminosity-table"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from keras_cosmo.data.formats.halo_folder import convert_halo_catalogues
     from keras_cosmo.progress import progress_callback
+    from keras_cosmo.tasks.command_line import as_flags
     from keras_cosmo.tasks.presets import fail
 
     sources = arguments.sources[0] if len(arguments.sources) == 1 else arguments.sources
@@ -70,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress_callback("simulation"),
         )
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        return fail(str(error))
+        names = {name: "--" + name.replace("_", "-") for name in vars(arguments) if name not in ("sources", "out")}
+        return fail(as_flags(str(error), names | OTHER_NAMES))
     print(path)
     return 0
 

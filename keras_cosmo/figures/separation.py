@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.stats import norm as normal
@@ -42,6 +43,12 @@ _MAP_COLOURS = "inferno"
 _PEAK, _FALSE_PEAK = "#FFFFFF", "#4DE1FF"
 # More error bars than this on a logarithmic axis cover each other.
 _MOST_BARS = 22
+# Title, loss of a discriminator that cannot decide, and first letters of the columns.
+_LOSS_PANELS = (
+    ("mean absolute error (L1)", None, "l1_"),
+    ("generator, adversarial term", np.log(2.0), "gan_"),
+    ("discriminators", 2 * np.log(2.0), "discriminator_"),
+)
 
 
 def line_label(name: str) -> str:
@@ -396,7 +403,7 @@ def correlation_and_leakage(
     styles = ["-", (0, (5, 2)), ":", "-."]
     with figure_style():
         rows = 2 if transfers else 1
-        figure = Figure(figsize=(0.7 + 4.3 * len(lines), 0.6 + 2.7 * rows), layout="constrained")
+        figure = Figure(figsize=(0.7 + 4.3 * len(lines), 0.9 + 2.9 * rows), layout="constrained")
         grid = figure.subplots(rows, len(lines), sharex="col", sharey="row", squeeze=False)
         lowest, coefficients = 0.0, [0.0, 1.0]
         for index, (line, sources) in enumerate(comparisons.items()):
@@ -407,7 +414,7 @@ def correlation_and_leakage(
                 draw_band(upper, comparison.k, comparison.correlation, name, colours[name])
                 lowest = min(lowest, np.nanmin(over_maps(comparison.correlation).mean, initial=0.0))
             k = next(iter(sources.values())).k
-            upper.set_title(line_label(line))
+            upper.set_title(f"predicted {line_label(line)}")
             upper.grid(True)
             if not transfers:
                 upper.set_xlabel(_K_LABEL)
@@ -425,18 +432,21 @@ def correlation_and_leakage(
                         transfer.k, value - 2 * error, value + 2 * error, color=colours[name], alpha=0.16, linewidth=0
                     )
                     coefficients += [np.nanmin(value, initial=0.0), np.nanmax(value, initial=1.0)]
-            for style, other in zip(styles, order, strict=False):
-                part = "of itself" if other == index else f"of {line_label(lines[other])}"
-                lower.plot([], [], color=PALETTE["guide"], linestyle=style, label=part)
-            lower.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
+            handles = [
+                Line2D([], [], color=PALETTE["guide"], linestyle=style, label=f"of true {line_label(lines[other])}")
+                for style, other in zip(styles, order, strict=False)
+            ]
+            # Below the curves, which may lie anywhere between 0 and 1.
+            lower.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=len(handles))
             lower.grid(True)
             lower.set_xlabel(_K_LABEL)
             _wavenumber_axis(lower, k)
-        grid[0, 0].set(ylabel="correlation $r(k)$", ylim=(max(lowest - 0.05, -1.05), 1.05))
+        grid[0, 0].set(ylabel="correlation with the true line $r(k)$", ylim=(max(lowest - 0.05, -1.05), 1.05))
         if transfers:
             low, high = max(min(coefficients), -0.5), min(max(coefficients), 1.6)
-            grid[1, 0].set(ylabel="part in the prediction", ylim=(low - 0.08, high + 0.08))
-        grid[0, 0].legend(loc="lower left")
+            grid[1, 0].set(ylabel="part that is in the prediction", ylim=(low - 0.08, high + 0.08))
+        handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 2 * len(lines)))
         figure.align_ylabels(grid[:, 0])
         return figure
 
@@ -570,9 +580,10 @@ def disagreement(true, members, lines: Sequence[str], cell_size: float) -> Figur
 
 
 def losses(history) -> Figure:
-    """Losses of the generator and of the discriminators against epoch: L1 terms at the left, adversarial ones right.
+    """Losses against epoch: one panel each for the L1 terms, the adversarial terms of the generator and discriminators.
 
-    A discriminator that cannot tell true maps from predicted ones has the loss 2 ln 2, and the generator's adversarial
+    Solid lines are means over the training maps of an epoch, dashed ones those of the validation part after it. A
+    discriminator that cannot tell true maps from predicted ones has the loss 2 ln 2, and the generator's adversarial
     term is then ln 2 (dotted guides).
 
     Args:
@@ -584,14 +595,14 @@ def losses(history) -> Figure:
         ValueError: If there is no such column, or their lengths differ.
     """
     names = list(history.dtype.names if isinstance(history, np.ndarray) else history)
-    groups = {
-        "mean absolute error": [name for name in names if name.startswith("l1_")],
-        "adversarial losses": [name for name in names if name.startswith(("gan_", "discriminator_"))],
-    }
-    groups = {title: columns for title, columns in groups.items() if columns}
-    if not groups:
+    panels = [
+        (title, guide, columns)
+        for title, guide, prefix in _LOSS_PANELS
+        if (columns := [name for name in names if name.startswith(prefix)])
+    ]
+    if not panels:
         raise ValueError(f"history: expected columns such as 'l1_total' or 'gan_halpha', got {names}.")
-    wanted = [name for columns in groups.values() for name in columns]
+    wanted = [name for _, _, columns in panels for name in columns]
     wanted += [f"val_{name}" for name in wanted if f"val_{name}" in names]
     table = {name: np.asarray(history[name], dtype=np.float64) for name in wanted}
     lengths = {name: len(values) for name, values in table.items()}
@@ -601,33 +612,37 @@ def losses(history) -> Figure:
     epoch = np.asarray(history["epoch"], dtype=np.float64) if "epoch" in names else np.arange(1.0, epochs + 1)
     parts = list(dict.fromkeys(name.split("_", 1)[1] for name in wanted if not name.startswith("val_")))
     colours = source_colours([part for part in parts if part != "total"]) | {"total": PALETTE["truth"]}
+    dashes = (0, (4, 2))
     with figure_style():
-        figure = Figure(figsize=(0.4 + 4.6 * len(groups), 3.9), layout="constrained")
-        grid = figure.subplots(1, len(groups), squeeze=False)[0]
-        for axes, (title, columns) in zip(grid, groups.items(), strict=True):
+        figure = Figure(figsize=(0.6 + 3.8 * len(panels), 3.9), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (title, guide, columns) in zip(grid, panels, strict=True):
             for name in columns:
-                kind, part = name.split("_", 1)
-                word = {"l1": "", "gan": " generator", "discriminator": " discriminator"}[kind]
-                part_label = "sum of the lines" if part == "total" else line_label(part)
-                width, marker = (1.0, "s") if kind == "discriminator" else (1.7, "o")
-                marker = {"marker": marker, "markersize": 4} if epochs < 13 else {}
-                axes.plot(
-                    epoch, table[name], "-", color=colours[part], linewidth=width, label=part_label + word, **marker
-                )
+                part = name.split("_", 1)[1]
+                marker = {"marker": "o", "markersize": 4} if epochs < 13 else {}
+                axes.plot(epoch, table[name], "-", color=colours[part], label=_loss_label(part), **marker)
                 if f"val_{name}" in table:
-                    axes.plot(epoch, table[f"val_{name}"], linestyle=(0, (4, 2)), color=colours[part], linewidth=width)
-            if title == "adversarial losses":
-                for level in (np.log(2.0), 2 * np.log(2.0)):
-                    axes.axhline(level, color=PALETTE["guide"], linestyle=":", linewidth=1.0)
-            if any(f"val_{name}" in table for name in columns):
-                axes.plot([], [], color=PALETTE["guide"], linestyle=(0, (4, 2)), label="validation")
+                    marker = {"marker": "o", "markersize": 4, "markerfacecolor": "white"} if epochs < 13 else {}
+                    axes.plot(epoch, table[f"val_{name}"], linestyle=dashes, color=colours[part], **marker)
+            if guide is not None:
+                axes.axhline(guide, color=PALETTE["guide"], linestyle=":", linewidth=1.4)
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0.0)
             axes.grid(True)
-            axes.legend(ncols=2 if title == "adversarial losses" else 1)
+        handles = [Line2D([], [], color=colours[part], label=_loss_label(part)) for part in parts]
+        guides = [("training", "-")]
+        guides += [("validation", dashes)] if any(name.startswith("val_") for name in table) else []
+        guides += [("discriminator undecided", ":")] if any(guide is not None for _, guide, _ in panels) else []
+        handles += [Line2D([], [], color=PALETTE["guide"], linestyle=style, label=label) for label, style in guides]
+        # Beside one panel alone they would not fit into one row.
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if len(panels) > 1 else 3)
         return figure
+
+
+def _loss_label(part: str) -> str:
+    return "sum of the lines" if part == "total" else line_label(part)
 
 
 def _lines(true, predicted, lines) -> tuple[np.ndarray, np.ndarray, list[str]]:

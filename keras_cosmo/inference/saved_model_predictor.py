@@ -23,6 +23,7 @@ class SavedModelPredictor:
 
     Attributes:
         inputs: Input name -> shape with None for the batch.
+        outputs: Output name -> shape with None for the batch.
         units: Name -> unit, for inputs and outputs; empty for models of other origin.
         facts: All that ``assets.extra/keras_cosmo.json`` says about the model; empty for models of other origin.
     """
@@ -44,7 +45,10 @@ class SavedModelPredictor:
         self._function = self._loaded.signatures[signature]
         specs = self._function.structured_input_signature[1]
         self.inputs = {name: tuple(spec.shape.as_list()) for name, spec in specs.items()}
-        self.output_names = sorted(self._function.structured_outputs)
+        self.outputs = {
+            name: tuple(spec.shape.as_list()) for name, spec in sorted(self._function.structured_outputs.items())
+        }
+        self.output_names = list(self.outputs)
         self.units, self.facts = {}, {}
         path = folder / "assets.extra" / "keras_cosmo.json"
         if path.exists():

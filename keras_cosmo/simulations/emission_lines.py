@@ -2,6 +2,12 @@
 
 import dataclasses
 
+INTENSITY_UNIT = "erg s^-1 cm^-2 sr^-1"
+"""Unit of the maps of a line: its intensity integrated over the band."""
+PLAUSIBLE_MEAN = (1e-12, 1e-6)
+"""Mean intensities of one line in a band of R = 40, in that unit: what the literature spans that Moriwaki et al. (2020)
+cite, with a wide margin."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EmissionLine:

@@ -16,12 +16,10 @@ from scipy.spatial.transform import Rotation
 from keras_cosmo.haloes import HaloCatalogue
 from keras_cosmo.quantities import MapField, Parameter
 from keras_cosmo.simulations.cosmology import MEGAPARSEC_IN_CENTIMETRES, Background, Cosmology
-from keras_cosmo.simulations.emission_lines import LINES, EmissionLine
+from keras_cosmo.simulations.emission_lines import INTENSITY_UNIT, LINES, EmissionLine
 from keras_cosmo.simulations.halo_luminosity import REDSHIFT_TOLERANCE, HaloLuminosity
 
 logger = logging.getLogger(__name__)
-
-INTENSITY_UNIT = "erg s^-1 cm^-2 sr^-1"
 
 _PAPER = Cosmology(
     omega_m=0.316, omega_b=0.0494, h=0.673, sigma_8=0.811, n_s=0.965, transfer_function="eisenstein_hu_1998"

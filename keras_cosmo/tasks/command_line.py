@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 
 from keras_cosmo.tasks.presets import Parser, add_preset_flags, fail
 from keras_cosmo.tasks.settings import PRECISIONS, RunSettings, settings_from
@@ -31,6 +32,9 @@ def main(task, argv=None) -> int:
         if summary:
             print_summary(task, settings)
         else:
+            from keras_cosmo.tasks.run import check_files
+
+            check_files(task, settings)
             task.run(settings, progress=True)
     except KeyboardInterrupt as error:
         begun = (settings.out / "config.json").exists()
@@ -54,6 +58,30 @@ def innermost(message: str) -> str:
         return ours.group(1)
     line = message.strip().splitlines()[0]
     return f"{line} Is the disk full? Make room, then continue with --resume." if "space" in line else line
+
+
+def as_flags(message: str, flags: dict[str, str]) -> str:
+    """A message of the library in the words of a command line.
+
+    Args:
+        message: Of an error, which names arguments as Python has them.
+        flags: Argument -> flag. Arguments with an underscore or a blank are replaced everywhere but in paths; others,
+            which may be English words, only where a message names an argument: first of all, behind a colon, or after
+            "give", "expected" and "the argument".
+
+    Example:
+        >>> as_flags("a.out: give box_size, or hubble_scan/b", {"box_size": "--box-size", "hubble": "--hubble"})
+        'a.out: give --box-size, or hubble_scan/b'
+    """
+    message = re.sub(r"^[A-Z]\w+: (?=expected)", "", message)
+    for name, flag in flags.items():
+        place = (
+            r"(?<![\w/.-])"
+            if "_" in name or " " in name
+            else r"(?:(?<=^)|(?<=: )|(?<=give )|(?<=expected )|(?<=argument ))"
+        )
+        message = re.sub(rf"{place}{re.escape(name)}(?![\w/-]|\.\w)", flag, message)
+    return message.replace("the argument --", "--")
 
 
 def parser(task) -> Parser:
@@ -107,8 +135,14 @@ def parser(task) -> Parser:
 
 
 def print_summary(task, settings: RunSettings) -> None:
-    """Print the network at the size of the data, or of the preset."""
+    """Print every network at the size of the data, or of the preset, with the number of its own weights."""
     from keras_cosmo.data.database import Database
 
     database = Database(settings.data) if settings.data else None
-    task.model(settings.preset, database, None, settings.precision).summary()
+    networks = task.networks(task.build(settings.preset, database, None, settings.precision))
+    for network in networks:
+        network.summary()
+    if len(networks) > 1:
+        counts = {network.name: network.count_params() for network in networks}
+        sys.stdout.write("Weights: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+        sys.stdout.write(f"; {sum(counts.values()):,} in all.\n")

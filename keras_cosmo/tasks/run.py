@@ -28,6 +28,7 @@ from keras_cosmo.files import written_aside
 from keras_cosmo.progress import progress_callback
 from keras_cosmo.tasks.presets import show
 from keras_cosmo.tasks.settings import RunSettings, read_config
+from keras_cosmo.tasks.task import check_network
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +242,43 @@ def text_table(table) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([table.title, *lines, *([re.sub(r"\s+", " ", table.note)] if table.note else [])])
+
+
+def check_files(task, settings: RunSettings) -> None:
+    """Look at every file and folder that the command line names, before TensorFlow is imported, which takes seconds.
+
+    The run itself checks them again, and more of them.
+
+    Raises:
+        ValueError: If something else is where a run, a database or a folder is expected.
+        FileNotFoundError: If a file is missing.
+        OSError: If a folder cannot be written to.
+    """
+    check_folder(settings)
+    for flag, path in (("--out", settings.out), ("--saved-models", settings.saved_models), ("--cache", settings.cache)):
+        if path is not None:
+            _check_place(flag, path)
+    if settings.start_from and not settings.resume:
+        read_config(settings.start_from, *task.starts_from)
+        network = settings.start_from / "model.keras"
+        # A comparison of several runs has no network of its own; the task says which runs to choose from.
+        if network.exists() or not any(settings.start_from.glob("*/config.json")):
+            check_network(network)
+    if settings.data:
+        from keras_cosmo.data.database import Database
+
+        Database(settings.data)
+
+
+def _check_place(flag, path):
+    """Raise ``OSError`` if no folder can be made there."""
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{flag} {path}: {there} is a file, expected a folder. Choose another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{flag} {path}: the folder {there} cannot be written to. Choose another one.")
 
 
 def check_folder(settings: RunSettings) -> None:

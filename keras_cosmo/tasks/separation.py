@@ -5,16 +5,15 @@ Sections, equations and figures are those of that paper.
 
 import dataclasses
 import logging
+import math
 
+from keras_cosmo.simulations.emission_lines import INTENSITY_UNIT, PLAUSIBLE_MEAN
 from keras_cosmo.tasks.presets import preset_field, show
 from keras_cosmo.tasks.seen_simulations import check_unseen
 from keras_cosmo.tasks.task import Paper, Prepared, Task
 
 logger = logging.getLogger(__name__)
 
-INTENSITY_UNIT = "erg s^-1 cm^-2 sr^-1"
-# Mean intensities of one line in a band of R = 40 that the literature the paper cites spans, with a wide margin.
-PLAUSIBLE_MEAN = (1e-12, 1e-6)
 # Noise per pixel, or a continuum, of so many times the mean of all lines is taken for a mistake.
 DROWNED = 100.0
 
@@ -297,6 +296,14 @@ class SeparationTask(Task):
             )
         check_unseen(settings, start, prepared)
 
+    def normalization_of_start(self, start, own):
+        """That of the run it starts from; what is too bright or too faint is said of the new training part."""
+        return {**start["normalization"], "observed_mean_range": own["observed_mean_range"]}
+
+    def networks(self, model):
+        """The generator and the discriminators."""
+        return [model.generator, *model.discriminators]
+
     def simulator(self, preset):
         """Embedded slabs of haloes, painted with line luminosities (section 2.1)."""
         from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
@@ -347,6 +354,11 @@ class SeparationTask(Task):
             line: float(scan.mean[field][training].mean()) for line, field in zip(preset.lines, fields, strict=True)
         }
         warn_of_additions(preset, sum(means.values()))
+        # Two standard deviations of what is drawn for every map.
+        low, high = observed_range(preset, [scan.mean[field][training] for field in fields])
+        scatter, spread = 2 * preset.amplitude_scatter, 2 * preset.continuum_scatter
+        low = low * math.exp(-scatter) + preset.continuum * (1 - spread)
+        high = high * math.exp(scatter) + preset.continuum * (1 + spread)
         if preset.scale == "brightest":
             unit = max(float(scan.maximum[field][training].max()) for field in fields)
         else:
@@ -364,7 +376,11 @@ class SeparationTask(Task):
                 amplitude_scatter=preset.amplitude_scatter,
             ),
             validation=self.pipeline(preset, database, split.maps("validation", database.simulation), seed),
-            normalization={"scale": preset.scale_factor * unit, "mean_intensity": means},
+            normalization={
+                "scale": preset.scale_factor * unit,
+                "mean_intensity": means,
+                "observed_mean_range": [low, high],
+            },
             fingerprint=scan.fingerprint,
         )
 
@@ -536,8 +552,10 @@ class SeparationTask(Task):
         from keras_cosmo.export.saved_model import Signature
 
         one = self.signatures(preset, members[0], prepared)["serving_default"]
+        shape = one.inputs["intensity"].shape[1:]
 
         def separate(intensity):
+            intensity = _of_size(intensity, shape)
             separated = tf.stack([member(intensity, training=False) for member in members])
             mean = tf.reduce_mean(separated, axis=0)
             variance = tf.reduce_sum(tf.square(separated - mean), axis=0) / (len(members) - 1.0)
@@ -560,6 +578,7 @@ class SeparationTask(Task):
         shape = prepared.database.fields[self.fields(preset)[0]].shape
 
         def separate(intensity):
+            intensity = _of_size(intensity, shape)
             separated = model(intensity, training=False)
             parts = {line: separated[..., number] for number, line in enumerate(lines)}
             return {**parts, "residual": intensity - tf.reduce_sum(separated, axis=-1)}
@@ -574,3 +593,28 @@ class SeparationTask(Task):
                 example={"intensity": example},
             )
         }
+
+
+def _of_size(intensity, shape):
+    """The maps, in a graph that says so where they have another size; servers do not hold them to the signature."""
+    import tensorflow as tf
+
+    height, width = shape
+    text = f"intensity: expected maps of {height} x {width} pixels, those of the training. Cut or simulate such; got"
+    got = tf.shape(intensity)[1:]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.equal(got, list(shape))), [text, got])]):
+        return tf.identity(intensity)
+
+
+def observed_range(preset, means) -> tuple[float, float]:
+    """Smallest and largest mean intensity of all lines together that maps of a set can have.
+
+    Args:
+        preset: Preset of the run.
+        means: For each line, the mean of every map ``(n_maps,)``.
+    """
+    if preset.pairing == "random":
+        # Any map of one line is added to any of another.
+        return tuple(float(sum(function(each) for each in means)) for function in (min, max))
+    total = sum(means)
+    return float(total.min()), float(total.max())

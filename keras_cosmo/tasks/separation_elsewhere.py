@@ -8,10 +8,11 @@ import sys
 
 from keras_cosmo.tasks.run import check_folder, text_table
 from keras_cosmo.tasks.seen_simulations import seen_simulations
-from keras_cosmo.tasks.separation import SeparationTask
+from keras_cosmo.tasks.separation import SeparationTask, observed_range
 from keras_cosmo.tasks.separation_measures import evaluate, figures
 from keras_cosmo.tasks.series import without_nan, write_json
 from keras_cosmo.tasks.settings import RunSettings, read_config
+from keras_cosmo.tasks.task import check_network, load_start
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,18 @@ ALL_LINES, ONE_LINE = 0.2, 0.1
 
 @dataclasses.dataclass(frozen=True)
 class AllForTest:
-    """In place of a split: every simulation belongs to the test."""
+    """In place of a split: every simulation belongs to the test.
+
+    Args:
+        name: What the data are called, such as the name of the file.
+    """
+
+    name: str
+
+    @property
+    def tested(self) -> str:
+        """What its maps are called in tables and captions."""
+        return f"all maps of {self.name}"
 
     def maps(self, part, simulation):
         """All maps."""
@@ -31,7 +43,7 @@ class AllForTest:
 
     def describe(self):
         """One line for reports."""
-        return "none of these simulations was trained on: all are for the test"
+        return "all maps are measured; none of these simulations is known to have been trained on"
 
 
 def measure_elsewhere(run, data, out) -> dict:
@@ -56,11 +68,7 @@ def measure_elsewhere(run, data, out) -> dict:
     """
     import numpy as np
 
-    import keras_cosmo.models.line_separator  # noqa: F401  (registers what the saved network is made of)
     from keras_cosmo.data.database import Database
-    from keras_cosmo.figures.report import write_report
-    from keras_cosmo.figures.style import save_figures
-    from keras_cosmo.tasks.task import load_start
 
     run, out = pathlib.Path(run), pathlib.Path(out)
     task = SeparationTask()
@@ -76,24 +84,31 @@ def measure_elsewhere(run, data, out) -> dict:
     check_folder(RunSettings(preset_name="", preset=preset, out=out))
     if preset.ensemble > 1:
         raise ValueError(f"{run} is an ensemble of {preset.ensemble} networks: give one of them, {run / 'member-1'}.")
+    # Whatever is wrong with a path is said before TensorFlow is imported, which takes seconds.
+    check_network(run / "model.keras")
+    own, database = Database(config["data"]["path"]), Database(data)
+    _check_alike(task, preset, own, database)
+    task.check(preset, database)
+    import keras_cosmo.models.line_separator  # noqa: F401  (registers what the saved network is made of)
+    from keras_cosmo.figures.report import write_report
+    from keras_cosmo.figures.style import save_figures
+
     model = load_start(run / "model.keras")
     baseline = run.with_name(run.name + "-l1") / "model.keras"
     if baseline.is_file():
         task.companions["L1 only"] = load_start(baseline)
-    own = Database(config["data"]["path"])
     prepared = task.prepare(preset, own, config["settings"]["seed"])
     if prepared.fingerprint != config["data"]["fingerprint"]:
         raise ValueError(f"{own.path}: its content changed since {run} was trained on it. Train anew.")
-    database = Database(data)
-    task.check(preset, database)
-    _check_alike(task, preset, own, database)
     scan = database.scan()
     task.check_intensities(database, scan, task.fields(preset))
     _check_unseen(run, config, database, scan)
     familiar = brightness(task, preset, own, np.unique(prepared.training.indices), database, scan)
     if familiar["warning"]:
         logger.warning("%s: %s", database.path, familiar["warning"])
-    prepared = dataclasses.replace(prepared, database=database, split=AllForTest(), fingerprint=scan.fingerprint)
+    prepared = dataclasses.replace(
+        prepared, database=database, split=AllForTest(database.path.name), fingerprint=scan.fingerprint
+    )
     logger.info("Measuring %s on %d maps of %s.", run, database.n_maps, database.path)
     evaluation = evaluate(task, preset, model, prepared)
     drawn = figures(task, preset, prepared, evaluation, {})
@@ -149,14 +164,7 @@ def brightness(task, preset, own, training, other, scan) -> dict:
     before = own.scan()
     trained = {line: float(before.mean[field][training].mean()) for line, field in fields.items()}
     means = {line: float(scan.mean[field].mean()) for line, field in fields.items()}
-    if preset.pairing == "random":
-        # Any map of one line is added to any of another.
-        low, high = (
-            sum(function(before.mean[field][training]) for field in fields.values()) for function in (min, max)
-        )
-    else:
-        total = sum(before.mean[field][training] for field in fields.values())
-        low, high = total.min(), total.max()
+    low, high = observed_range(preset, [before.mean[field][training] for field in fields.values()])
     total = sum(scan.mean[field] for field in fields.values())
     outside = float(((total < low) | (total > high)).mean())
     ratios = {line: means[line] / trained[line] for line in fields}
@@ -186,8 +194,14 @@ def _check_unseen(run, config, database, scan):
 
 def _check_alike(task, preset, own, other):
     """Raise ``ValueError`` for maps of another size, pixel or beam than the network knows."""
-    field = task.fields(preset)[0]
-    facts = [("map shape", own.fields[field].shape, other.fields[field].shape)]
+    fields = task.fields(preset)
+    missing = [field for field in fields if field not in other.fields]
+    if missing:
+        raise ValueError(
+            f"{other.path}: expected the fields {', '.join(fields)}, whose lines the network separates, got "
+            f"{', '.join(other.fields)}. Make the maps with them."
+        )
+    facts = [("map shape", own.fields[fields[0]].shape, other.fields[fields[0]].shape)]
     for name in ("cell_size", "beam_sigma", "observed_wavelength", "resolving_power"):
         before, now = own.attributes.get(name), other.attributes.get(name)
         if before is not None and now is not None:

@@ -24,6 +24,8 @@ back within 7 % from 0.5 per arcmin on. At a factor of 80 it would be 30 % too h
 """
 ROUNDING = 3e-8
 """Standard deviation of the rounding to float32, relative."""
+UNSEEN = "unseen simulations"
+"""What the maps of a test part are called in tables and captions."""
 
 # Row of the tables -> score, whether it has a standard error, and format.
 ROWS = (
@@ -70,12 +72,18 @@ def evaluate(task, preset, model, prepared) -> Evaluation:
         for key, value in values.items()
     }
     metrics["test_maps"], metrics["test_simulations"] = len(maps), len(set(simulation.tolist()))
-    tables = [line_table(task, preset, number, scores) for number in range(len(preset.lines))]
+    of = tested(prepared)
+    tables = [line_table(task, preset, number, scores, of) for number in range(len(preset.lines))]
     if varied:
-        tables.append(robustness_table(preset, varied))
+        tables.append(robustness_table(preset, varied, of))
     arrays = {"maps": maps, "simulation": simulation, "observed": observed, "true": true, "predicted": predicted}
     arrays["robustness"] = varied
     return Evaluation(metrics=metrics, tables=tables, arrays=arrays, columns=_columns(preset, prepared, arrays))
+
+
+def tested(prepared) -> str:
+    """What the maps are called that are measured: those of the test part, or those from elsewhere."""
+    return getattr(prepared.split, "tested", UNSEEN)
 
 
 def baselines(task, preset, prepared) -> dict:
@@ -161,8 +169,8 @@ def robustness(task, preset, model, prepared) -> dict:
     return results
 
 
-def line_table(task, preset, number, scores):
-    """All scores of one line, the network beside every baseline."""
+def line_table(task, preset, number, scores, of=UNSEEN):
+    """All scores of one line, the network beside every baseline, of what the maps are called."""
     from keras_cosmo.figures.report import Table
 
     line = preset.lines[number]
@@ -182,7 +190,7 @@ def line_table(task, preset, number, scores):
             true = next(iter(scores.values()))[f"{line}/peaks/true"]
             rows[-1][0] = f"peaks per map (true: {true:.2f})"
     return Table(
-        title=f"{line_label(line)}, unseen simulations",
+        title=f"{line_label(line)}, {of}",
         header=["", *scores, "paper*"],
         rows=rows,
         note=(
@@ -195,25 +203,25 @@ def line_table(task, preset, number, scores):
     )
 
 
-def robustness_table(preset, varied):
-    """Error of the mean intensity and peaks when lines are brighter or fainter than in training."""
+def robustness_table(preset, varied, of=UNSEEN):
+    """Error of the mean intensity and peaks when lines are made brighter or fainter."""
     from keras_cosmo.figures.report import Table
 
     keys = ("mean/median_fractional_error", "mean/half_width_fractional_error", "peaks/precision", "peaks/recall")
     rows = []
     for (case, factor), values in varied.items():
         cells = [f"{values[f'{line}/{key}']:.3f}" for line in preset.lines for key in keys]
-        rows.append([case, f"{factor:g}", *cells])
+        rows.append([case_label(case, line_label), f"{factor:g}", *cells])
     header = ["case", "factor"]
     for line in preset.lines:
         header += [f"{line_label(line)} {name}" for name in ("bias", "half width", "precision", "recall")]
     return Table(
-        title="Robustness: lines brighter or fainter than in training",
+        title=f"Robustness: lines made brighter or fainter than they are, {of}",
         header=header,
         rows=rows,
-        note="Bias: median fractional error of the mean intensity of a map; half width: half of its central 68 %. "
-        f"Unsmoothed: maps before the beam, which the network was not trained on. On {ROBUSTNESS_MAPS} maps of the "
-        "test part at most.",
+        note="Factor: on the intensity of all lines, or of the named one alone. Bias: median fractional error of the "
+        "mean intensity of a map; half width: half of its central 68 %. Maps before the beam: the network was not "
+        f"trained on such. On {ROBUSTNESS_MAPS} maps at most.",
     )
 
 
@@ -225,7 +233,7 @@ def figures(task, preset, prepared, evaluation, history) -> dict:
     from keras_cosmo.statistics.peaks import find_peaks
 
     arrays, database = evaluation.arrays, prepared.database
-    lines, cell_size = preset.lines, database.cell_size
+    lines, cell_size, of = preset.lines, database.cell_size, tested(prepared)
     true, predicted = arrays["true"], arrays["predicted"]
     network = predicted[NETWORK]
     errors = [float(np.abs(network[row] - true[row]).mean()) for row in range(len(true))]
@@ -247,8 +255,8 @@ def figures(task, preset, prepared, evaluation, history) -> dict:
                 predicted_peaks=peaks_of(network),
                 radius=preset.peak_radius,
             ),
-            "The unseen map whose error is the median one: observed and true maps above, the network's below (figure "
-            "1). Circles are peaks; dashed ones have no counterpart.",
+            f"The map whose error is the median one ({of}): observed and true maps above, the network's below "
+            "(figure 1). Circles are peaks; dashed ones have no counterpart.",
         ),
         "mean_intensity": (
             draw.mean_intensity(
@@ -256,25 +264,28 @@ def figures(task, preset, prepared, evaluation, history) -> dict:
                 {name: predicted[name].mean(axis=(1, 2), dtype=np.float64) for name in predicted if name != OBSERVED},
                 lines,
             ),
-            "Mean intensity of every unseen map, predicted against true (figure 2).",
+            f"Mean intensity of every map ({of}), predicted against true (figure 2).",
         ),
     }
     result |= spectra_figures(task, preset, prepared, arrays)
-    result |= peak_figures(preset, true, predicted, arrays["simulation"])
+    result |= peak_figures(preset, true, predicted, arrays["simulation"], of=of)
     if arrays["robustness"]:
         result["robustness"] = (
             robustness_figure(preset, arrays["robustness"]),
-            "Scores when all lines, or one alone, are brighter or fainter than in training (section 3.2).",
+            f"Scores when all lines, or one alone, are made brighter or fainter than they are ({of}; section 3.2).",
         )
     if history:
-        result["losses"] = (draw.losses(history), "Losses of generator and discriminators after each epoch.")
+        result["losses"] = (
+            draw.losses(history),
+            "Losses of the generator and the discriminators in each epoch; L1 in units of half the scale.",
+        )
     return result
 
 
 def spectra_figures(task, preset, prepared, arrays, members=()) -> dict:
     """Power spectra, correlation, leakage and distributions of the network and the baselines.
 
-    With the names of several networks as ``members``, the power spectra are those of their median, map by map.
+    With the names of several networks as ``members``, what is shown of them is their median, map by map.
     """
     import dataclasses
 
@@ -294,14 +305,11 @@ def spectra_figures(task, preset, prepared, arrays, members=()) -> dict:
         line: restored_spectrum(preset, prepared, [predicted[name][..., number] for name in members or (NETWORK,)])
         for number, line in enumerate(lines)
     }
-    shown = comparisons
-    if members:
-        shown = {
-            line: {f"median of {len(members)}": median_comparison([sources[name] for name in members])}
-            | {name: comparison for name, comparison in sources.items() if name not in members}
-            for line, sources in comparisons.items()
-        }
+    comparisons = {
+        line: _one_for_all(sources, members, ("predicted", "cross")) for line, sources in comparisons.items()
+    }
     transfers = {name: line_transfer(each, arrays["simulation"]) for name, each in spectra.items()}
+    transfers = _one_for_all(transfers, members, ("coefficients", "standard_error"))
     raw = dataclasses.replace(preset, maps="unsmoothed")
     unsmoothed = None
     if preset.maps == "smoothed" and set(task.fields(raw)) <= set(prepared.database.fields):
@@ -309,37 +317,45 @@ def spectra_figures(task, preset, prepared, arrays, members=()) -> dict:
             line: power_spectrum(prepared.database.read(field, arrays["maps"]), cell_size)
             for line, field in zip(lines, task.fields(raw), strict=True)
         }
-    distributions = {
-        line: {
-            "truth": normalized_distribution(true[..., number]),
-            **{name: normalized_distribution(maps[..., number]) for name, maps in predicted.items()},
-        }
-        for number, line in enumerate(lines)
-    }
+    distributions = {}
+    for number, line in enumerate(lines):
+        found = {name: normalized_distribution(maps[..., number]) for name, maps in predicted.items()}
+        found = _one_for_all(found, members, ("density",))
+        distributions[line] = {"truth": normalized_distribution(true[..., number]), **found}
     return {
         "power_spectra": (
-            draw.power_spectra(shown, unsmoothed, {line: power for line, power in restored.items() if power}),
+            draw.power_spectra(comparisons, unsmoothed, {line: power for line, power in restored.items() if power}),
             "Power spectra of true and predicted maps below, their difference in units of the scatter of the true "
             "ones above (figure 3); grey: before the beam; dotted: the prediction with the beam undone (footnote 5), "
             f"where that multiplies the power by {LARGEST_AMPLIFICATION:g} at most, of maps tapered at their sides.",
         ),
         "correlation_and_leakage": (
             draw.correlation_and_leakage(comparisons, transfers),
-            "Correlation with the true map of each line, and the part of every true line that is in the prediction.",
+            "Above, correlation of each predicted line with its true map. Below, how much of every true line is in the "
+            "prediction, scale by scale: 1 of the line itself (solid) and 0 of the others (dashed, what leaks in) "
+            "would be a perfect separation.",
         ),
-        "distributions": (draw.distributions(distributions), "Distribution of normalised pixels over unseen maps."),
+        "distributions": (
+            draw.distributions(distributions),
+            f"Distribution of normalised pixels over maps ({tested(prepared)}).",
+        ),
     }
 
 
-def median_comparison(members):
-    """Spectra of several networks as one: the median of their power, map by map (section 3.2)."""
+def median_of(records, names):
+    """Several networks as one: the median of the named arrays of their records (section 3.2)."""
     import numpy as np
 
-    first = members[0]
-    return first._replace(
-        predicted=np.median([each.predicted for each in members], axis=0),
-        cross=np.median([each.cross for each in members], axis=0),
-    )
+    return records[0]._replace(**{name: np.median([getattr(each, name) for each in records], axis=0) for name in names})
+
+
+def _one_for_all(sources, members, names):
+    """Sources of which the members are one, first."""
+    if not members:
+        return sources
+    median = median_of([sources[name] for name in members], names)
+    others = {name: source for name, source in sources.items() if name not in members}
+    return {f"median of {len(members)}": median, **others}
 
 
 def restored_spectrum(preset, prepared, members):
@@ -370,7 +386,7 @@ def restored_spectrum(preset, prepared, members):
     return spectra[0]._replace(power=power)
 
 
-def peak_figures(preset, true, predicted, simulation, agreement=None) -> dict:
+def peak_figures(preset, true, predicted, simulation, agreement=None, of=UNSEEN) -> dict:
     """Precision and recall of the network and of the baselines."""
     from keras_cosmo.figures import separation as draw
     from keras_cosmo.statistics.peaks import find_peaks, precision_recall_curve, score_peaks
@@ -390,7 +406,7 @@ def peak_figures(preset, true, predicted, simulation, agreement=None) -> dict:
     return {
         "peaks": (
             draw.peak_statistics(scores, curves, agreement, paper=set(preset.lines) == {"halpha", "oiii"}),
-            "Peaks found in unseen maps: precision and recall, and their course with the height that is asked of a "
+            f"Peaks found in maps ({of}): precision and recall, and their course with the height that is asked of a "
             "predicted peak. Values of the paper are for its own data.",
         )
     }
@@ -408,7 +424,9 @@ def robustness_figure(preset, varied):
     }
     values = {
         label: {
-            case: {line: [varied[case, factor][f"{line}/{key}"] for factor in FACTORS] for line in preset.lines}
+            case_label(case, draw.line_label): {
+                line: [varied[case, factor][f"{line}/{key}"] for factor in FACTORS] for line in preset.lines
+            }
             for case in cases
         }
         for label, key in labels.items()
@@ -422,6 +440,7 @@ def compare_members(task, settings, members, prepared, metrics, config) -> dict:
     Returns:
         ``metrics`` and those of all networks together.
     """
+    import dataclasses
     import json
 
     import numpy as np
@@ -525,7 +544,16 @@ def compare_members(task, settings, members, prepared, metrics, config) -> dict:
         _Members(members),
         settings.saved_models / f"{task.model_name}_ensemble",
         task.ensemble_signatures(preset, members, prepared),
-        metadata={"task": task.name, "paper": task.paper.citation, "networks": count, "metrics": without_nan(together)},
+        metadata={
+            "task": task.name,
+            "paper": task.paper.citation,
+            "networks": count,
+            "data": {key: value for key, value in config["data"].items() if key != "path"},
+            "cell_size": prepared.database.cell_size,
+            "normalization": prepared.normalization,
+            "preset": dataclasses.asdict(preset),
+            "metrics": without_nan(together),
+        },
     )
     report = settings.out / "report.html"
     write_report(
@@ -558,6 +586,13 @@ def median_means(predicted, names) -> dict:
     means = {name: maps.mean(axis=(1, 2), dtype=np.float64) for name, maps in predicted.items() if name != OBSERVED}
     median = np.median([means[name] for name in names], axis=0)
     return {f"median of {len(names)}": median} | {name: each for name, each in means.items() if name not in names}
+
+
+def case_label(case: str, label) -> str:
+    """A case of the robustness in words; ``label`` writes the name of a line."""
+    line = case.removeprefix("only ")
+    words = {"all lines": "all lines alike", "unsmoothed": "maps before the beam"}
+    return words.get(case, f"only {label(line)}")
 
 
 def line_label(name: str) -> str:

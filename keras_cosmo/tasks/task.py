@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import pathlib
+import zipfile
 from typing import Any, ClassVar
 
 from keras_cosmo.tasks.seen_simulations import check_unseen
@@ -156,6 +157,10 @@ class Task(abc.ABC):
         """What is done to the chosen weights once, between training and measurement."""
         return
 
+    def networks(self, model) -> list:
+        """The networks that ``--summary`` prints, each with its own weights."""
+        return [model]
+
     def served(self, model):
         """The part of the network whose variables go into the SavedModel."""
         return model
@@ -173,17 +178,34 @@ class Task(abc.ABC):
         """Signature name -> `keras_cosmo.export.saved_model.Signature`, in physical units."""
 
 
+def check_network(path) -> pathlib.Path:
+    """The path of the saved network of a run, if it is one; does not wait for Keras.
+
+    Raises:
+        FileNotFoundError: If the run has not finished and so saved no network.
+        ValueError: If the file is damaged.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the run to start from has not finished. Finish it with --resume.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is damaged: expected a whole zip archive, as Keras saves networks, got "
+            f"{path.stat().st_size} bytes of something else. Copy the run again, or train anew."
+        )
+    return path
+
+
 def load_start(path):
     """The saved network of a run.
 
     Raises:
         FileNotFoundError: If the run has not finished and so saved no network.
+        ValueError: If the file is damaged.
     """
+    path = check_network(path)
     import keras
 
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the run to start from has not finished. Finish it with --resume.")
     return keras.models.load_model(path, compile=False)
 
 

@@ -47,7 +47,7 @@ def test_published_relations_and_scatter(app, runs, tmp_path, capsys):
     rates = [HaloLuminosity(relation).star_formation_rate(masses, HALPHA.redshift(1.5)).sum() for relation in means]
     assert means["silva2015"] / means["gong2017"] == pytest.approx(rates[1] / rates[0], rel=0.3)
     assert app["main"]([str(runs), "--out", str(tmp_path / "c.h5"), *SMALL, "--luminosity-scatter", "3"]) == 1
-    assert "expected scatter in [0, 1] dex, got 3.0" in capsys.readouterr().err
+    assert "error: expected --luminosity-scatter in [0, 1] dex, got 3.0.\n" in capsys.readouterr().err
 
 
 def test_converts_a_folder(app, runs, tmp_path, capsys):
@@ -74,7 +74,13 @@ def test_without_parameter_files(app, tmp_path, capsys):
     paths = [str(write_joined(tmp_path, make_haloes(500), redshift=redshift)) for redshift in (1.3, 2.0)]
     command = [*paths, "--out", str(tmp_path / "out.h5"), *SMALL, "--no-unsmoothed", "--beam-sigma", "0"]
     assert app["main"](command) == 1
-    assert "give mass_unit" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "give --mass-unit ('Msun/h' if OutputInH100 was set" in error
+    assert "mass_unit" not in error
+    assert app["main"]([*command, "--mass-unit", "Msun/h"]) == 1
+    assert "Put it there, or give --hubble, such as 0.7." in capsys.readouterr().err
+    assert app["main"]([*command, "--mass-unit", "Msun"]) == 1
+    assert "or give --box-size, the side in Mpc (not Mpc/h)." in capsys.readouterr().err
     given = ["--mass-unit", "Msun/h", "--hubble", str(HUBBLE), "--box-size", str(SIDE / HUBBLE)]
     assert app["main"]([*command, *given]) == 0
     database = Database(tmp_path / "out.h5")
@@ -109,6 +115,30 @@ def test_a_line_without_catalogue(app, runs, tmp_path, capsys):
     assert "expected a catalogue within 0.02 of z = 3.025, where oii is seen" in capsys.readouterr().err
     assert app["main"]([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out.h5")]) == 1
     assert "nowhere: there is no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--box-size", "100"], "--box-size is given as 100 Mpc, but parameters_s1 says 142.857 Mpc. Leave it out"),
+        (["--hubble", "0.9"], "--hubble is given as 0.9, but parameters_s1 says 0.7. Leave it out"),
+        (["--projections", "0"], "error: --projections: expected at least 1, got 0."),
+        (["--seed", "-1"], "error: --seed: expected at least 0, got -1."),
+        (["--map-cells", "1"], "error: expected --map-cells in ["),
+        (["--beam-sigma", "99"], "error: expected --beam-sigma in ["),
+        (["--lines", "halpha", "halpha"], "error: expected --lines to be different names"),
+        (["--observed-wavelength", "0.5"], "error: --observed-wavelength: Halpha is emitted at 0.6563 um"),
+    ],
+)
+def test_messages_name_the_flags(app, runs, tmp_path, flags, message, capsys):
+    assert app["main"]([str(runs), "--out", str(tmp_path / "out.h5"), *SMALL, *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_warning_of_haloes_that_are_not_there(app, runs, tmp_path, caplog):
+    flags = ["--minimum-mass", "1e10", "--projections", "1"]
+    assert app["main"]([str(runs), "--out", str(tmp_path / "out.h5"), *SMALL, *flags]) == 0
+    assert "Haloes of 1e+10 Msun and more shine, but the catalogues begin at" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,14 @@ def test_correlation_and_leakage(tmp_path):
             expected += [transfer.coefficients[:, column, column], transfer.coefficients[:, column, 1 - column]]
         np.testing.assert_allclose(curves, expected)
         labels = [text.get_text() for text in lower.get_legend().get_texts()]
-        assert labels == ["of itself", f"of {separation.line_label(LINES[1 - column])}"]
+        assert labels == [f"of true {separation.line_label(LINES[index])}" for index in (column, 1 - column)]
+        assert upper.get_title() == f"predicted {separation.line_label(name)}"
+        # Curves lie anywhere in the panels: legends are outside of them.
+        figure.canvas.draw()
+        assert lower.get_legend().get_tightbbox().y1 < lower.get_window_extent().y0
+        assert upper.get_legend() is None
+    (sources,) = figure.legends
+    assert [text.get_text() for text in sources.get_texts()] == ["network", "linear filter", "L1 only"]
     inside(figure)
     drawn(figure, tmp_path)
     assert len(separation.correlation_and_leakage(comparisons, {}).axes) == 2
@@ -384,13 +391,18 @@ def history(epochs=4, names=LINES):
 def test_losses(tmp_path):
     columns = history()
     figure = separation.losses(columns)
-    left, right = figure.axes
-    np.testing.assert_array_equal(line(left, r"H$\alpha$").get_ydata(), columns["l1_halpha"])
-    np.testing.assert_array_equal(line(left, "sum of the lines").get_ydata(), columns["l1_total"])
-    np.testing.assert_array_equal(line(right, r"H$\alpha$ generator").get_ydata(), columns["gan_halpha"])
-    np.testing.assert_array_equal(line(right, r"H$\alpha$ discriminator").get_ydata(), columns["discriminator_halpha"])
-    assert [text.get_text() for text in left.get_legend().get_texts()].count("validation") == 1
-    assert "validation" not in [text.get_text() for text in right.get_legend().get_texts()]
+    maps, generator, discriminators = figure.axes
+    np.testing.assert_array_equal(line(maps, r"H$\alpha$").get_ydata(), columns["l1_halpha"])
+    np.testing.assert_array_equal(line(maps, "sum of the lines").get_ydata(), columns["l1_total"])
+    np.testing.assert_array_equal(line(generator, r"H$\alpha$").get_ydata(), columns["gan_halpha"])
+    np.testing.assert_array_equal(line(discriminators, r"H$\alpha$").get_ydata(), columns["discriminator_halpha"])
+    # One legend for all panels, every entry once, no name of a column.
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    parts = ["sum of the lines", r"H$\alpha$", r"[O$\,$III]"]
+    assert labels == [*parts, "training", "validation", "discriminator undecided"]
+    assert not any(axes.get_legend() for axes in figure.axes)
+    levels = [axes.get_lines()[-1].get_ydata()[0] for axes in (generator, discriminators)]
+    np.testing.assert_allclose(levels, [np.log(2), 2 * np.log(2)])
     inside(figure)
     drawn(figure, tmp_path)
     table = np.zeros(3, dtype=[("epoch", "i8"), ("l1_total", "f8")])
@@ -398,6 +410,7 @@ def test_losses(tmp_path):
     plain = separation.losses(table)
     assert len(plain.axes) == 1
     assert line(plain.axes[0], "sum of the lines").get_xdata().tolist() == [5, 6, 7]
+    assert [text.get_text() for text in plain.legends[0].get_texts()] == ["sum of the lines", "training"]
     drawn(separation.losses(history(1)), tmp_path)
     drawn(separation.losses(history(40)), tmp_path)
 

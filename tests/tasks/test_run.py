@@ -13,7 +13,7 @@ import small_lightcones
 import tensorflow as tf
 
 from keras_cosmo.models.replace_layers import replace_layers
-from keras_cosmo.tasks.command_line import innermost, main
+from keras_cosmo.tasks.command_line import as_flags, innermost, main
 from keras_cosmo.tasks.regression import RegressionTask
 
 FLAGS = ["--epochs", "2", "--batch-size", "8"]
@@ -180,6 +180,54 @@ def test_bad_data_leaves_no_run_folder(kind, message, tmp_path, capsys):
     assert re.search(message, error, re.DOTALL), error
     assert "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "none.h5"], "none.h5: there is no such file"),
+        (["--data", "text.h5"], "text.h5: expected an HDF5 file, got something else"),
+        (["--data", "cut.h5"], "cut.h5: the HDF5 file is truncated"),
+        (["--data", "cones.h5", "--start-from", "nothing"], "nothing holds no run: expected"),
+        (["--data", "cones.h5", "--start-from", "unfinished"], "the run to start from has not finished"),
+        (["--data", "cones.h5", "--start-from", "damaged"], "model.keras is damaged: expected a whole zip archive"),
+        (["--data", "cones.h5", "--out", "cones.h5/run"], "cones.h5 is a file, expected a folder"),
+        (["--data", "cones.h5", "--out", "run"], "holds another run. Continue it with --resume"),
+        (["--data", "cones.h5", "--saved-models", "text.h5"], "text.h5 is a file, expected a folder"),
+        (["--cache", "text.h5"], "text.h5 is a file, expected a folder"),
+    ],
+)
+def test_wrong_paths_are_said_before_tensorflow_is_imported(flags, message, done, tmp_path):
+    shutil.copy(done / "cones.h5", tmp_path / "cones.h5")
+    (tmp_path / "text.h5").write_text("hello")
+    (tmp_path / "cut.h5").write_bytes((done / "cones.h5").read_bytes()[:5000])
+    for name in ("unfinished", "damaged", "run"):
+        (tmp_path / name).mkdir()
+        shutil.copy(done / "run" / "config.json", tmp_path / name)
+    (tmp_path / "damaged" / "model.keras").write_bytes((done / "run" / "model.keras").read_bytes()[:5000])
+    script = "import sys; from keras_cosmo.tasks.command_line import main; from keras_cosmo.tasks.regression import *\n"
+    script += "status = main(RegressionTask(), sys.argv[1:])\n"
+    script += "sys.exit(9 if {'tensorflow', 'keras'} & set(sys.modules) else status)"
+    flags = flags if "--out" in flags else [*flags, "--out", "new"]
+    result = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True, cwd=tmp_path)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.returncode == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_messages_in_the_words_of_a_command_line():
+    flags = {"box_size": "--box-size", "hubble": "--hubble", "lines": "--lines"}
+    for message, expected in (
+        ("a: give box_size, the side", "a: give --box-size, the side"),
+        ("/box_size/a.h5: box_size is 3.", "/box_size/a.h5: --box-size is 3."),
+        ("hubble: expected h.", "--hubble: expected h."),
+        ("/hubble/lines: lines are blank.", "/hubble/lines: --lines are blank."),
+        ("Edwin Hubble. A hubble. Or give hubble.", "Edwin Hubble. A hubble. Or give --hubble."),
+        ("2 from the argument box_size, 3 from its name.", "2 from --box-size, 3 from its name."),
+        ("Simulator: expected lines to differ.", "expected --lines to differ."),
+    ):  # fmt: skip
+        assert as_flags(message, flags) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import small_lines
 import tensorflow as tf
 
 from keras_cosmo.data.database import Database
+from keras_cosmo.inference.separated_maps import separate_maps
 from keras_cosmo.statistics.line_maps import separation_scores
 from keras_cosmo.tasks.command_line import main
 from keras_cosmo.tasks.separation import PRESETS, SeparationTask
@@ -170,6 +171,9 @@ def test_metrics_are_those_of_the_served_model(done):
     assert set(found) == {"halpha", "oiii", "residual"}
     predicted = np.stack([found["halpha"], found["oiii"]], axis=-1)
     np.testing.assert_allclose(found["residual"], true.sum(-1) - predicted.sum(-1), atol=1e-15)
+    message = r"intensity: expected maps of 16 x 16 pixels, those of the training\. Cut or .*; got.*\[24 16\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served(intensity=tf.zeros((2, 24, 16)))
     scores = separation_scores(true, predicted, ("halpha", "oiii"), 0.4, maps)
     metrics = json.loads((done / "run" / "metrics.json").read_text())
     for name in ("halpha/mean/median_fractional_error", "oiii/transfer_k1.4", "oiii/peaks/recall"):
@@ -184,6 +188,63 @@ def test_baselines_know_what_they_may(done):
     assert abs(metrics["baseline/mean ratio/halpha/mean/median_fractional_error"]) < 0.2
     errors = [metrics[f"baseline/{name}/oiii/pixels/relative_l1"] for name in ("Wiener filter", "observed map")]
     assert errors[0] < errors[1]
+
+
+def test_tables_name_lines_by_their_labels(done):
+    report = (done / "run" / "report.html").read_text()
+    for text in ("only Halpha", "only [OIII] 5007", "all lines alike", "maps before the beam", "unseen simulations"):
+        assert text in report
+    for text in ("only halpha", "only oiii", "other.h5"):
+        assert text not in report
+
+
+def test_what_was_familiar_is_known_to_the_served_model(done, tmp_path):
+    facts = (done / "saved_models" / "separation" / "1" / "assets.extra" / "keras_cosmo.json").read_text()
+    config = json.loads((done / "run" / "config.json").read_text())
+    maps = small_lines.maps()
+    train = config["split"]["train"]
+    ends = [
+        sum(function(maps[f"intensity_{line}"][train].mean(axis=(1, 2))) for line in ("halpha", "oiii"))
+        for function in (min, max)
+    ]
+    low, high = json.loads(facts)["normalization"]["observed_mean_range"]
+    assert [low, high] == pytest.approx(ends, rel=1e-5)
+    changes = {"pairing": "fixed", "continuum": 1e-9, "continuum_scatter": 0.1, "amplitude_scatter": 0.2}
+    preset = dataclasses.replace(SMALL, **changes)
+    prepared = SeparationTask().prepare(preset, Database(done / "lines.h5"), 0)
+    total = sum(maps[f"intensity_{line}"][prepared.split.train].mean(axis=(1, 2)) for line in ("halpha", "oiii"))
+    expected = [np.exp(-0.4) * total.min() + 0.8e-9, np.exp(0.4) * total.max() + 1.2e-9]
+    assert prepared.normalization["observed_mean_range"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_observed_map_through_the_script(done, tmp_path, capsys):
+    """From what a run exported to maps of the lines."""
+    maps = small_lines.maps()
+    observed = maps["intensity_halpha"] + maps["intensity_oiii"]
+    np.save(tmp_path / "observed.npy", observed)
+    units = separate_maps(done / "saved_models" / "separation", tmp_path / "observed.npy", tmp_path / "lines.npz")
+    assert set(units) == {"halpha", "oiii", "residual"}
+    model = keras.models.load_model(done / "run" / "model.keras", compile=False)
+    expected = np.asarray(model(observed, training=False))
+    with np.load(tmp_path / "lines.npz") as found:
+        np.testing.assert_allclose(found["oiii"], expected[..., 1], rtol=1e-4, atol=1e-14)
+        np.testing.assert_allclose(found["halpha"] + found["oiii"] + found["residual"], observed, rtol=1e-4)
+
+
+def test_summary_counts_the_weights_of_each_network(tmp_path, capsys):
+    assert run(tmp_path, "--preset", "paper", "--summary") == 0
+    printed = capsys.readouterr().out
+    # docs/separation.md: 139,492,738 and 4,830,145 trainable ones; the moments of Adam are none of the network.
+    assert "Trainable params: 139,492,738" in printed
+    assert printed.count("Trainable params: 4,830,145") == 2
+    assert "Optimizer" not in printed
+    counts = [int(number.replace(",", "")) for number in re.findall(r" Total params: ([\d,]+)", printed)]
+    assert len(counts) == 3
+    last = printed.strip().splitlines()[-1]
+    assert last == (
+        f"Weights: generator {counts[0]:,}, discriminator_halpha {counts[1]:,}, discriminator_oiii {counts[2]:,}; "
+        f"{sum(counts):,} in all."
+    )
 
 
 def test_it_learns(done, tmp_path):
@@ -246,6 +307,8 @@ def test_ensemble(done, tmp_path, capsys):
     members = [keras.models.load_model(tmp_path / "run" / f"member-{i}" / "model.keras", compile=False) for i in (1, 2)]
     both = np.stack([member(observed, training=False).numpy() for member in members])
     np.testing.assert_allclose(found["oiii"], both.mean(axis=0)[..., 1], rtol=1e-4)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected maps of 16 x 16 pixels"):
+        served.signatures["serving_default"](intensity=tf.zeros((1, 32, 32)))
     np.testing.assert_allclose(found["oiii_disagreement"], both.std(axis=0, ddof=1)[..., 1], rtol=1e-2, atol=1e-14)
 
     # Finished: nothing is trained again.

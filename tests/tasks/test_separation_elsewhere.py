@@ -40,7 +40,11 @@ def test_on_its_own_test_part_the_metrics_are_those_of_the_run(folder):
         # The bands of a baseline too: it is fitted on the training part of the run, not on these maps.
         assert found[name] == pytest.approx(metrics[name], rel=1e-5), name
     assert {path.name for path in (folder / "on_test_part").iterdir()} == {"metrics.json", "figures", "report.html"}
-    assert "none of these simulations was trained on" in (folder / "on_test_part" / "report.html").read_text()
+    report = (folder / "on_test_part" / "report.html").read_text()
+    assert "none of these simulations is known to have been trained on" in report
+    assert "unseen" not in report
+    assert "test part" not in report
+    assert "The map whose error is the median one (all maps of test_part.h5)" in report
     with pytest.raises(ValueError, match="not empty"):
         measure_elsewhere(folder / "run", other, folder / "on_test_part")
 
@@ -59,6 +63,33 @@ def test_maps_that_it_was_trained_on_are_refused(folder, tmp_path):
     assert "run was trained on 27 of its 30 simulations" in error, done.stderr
     assert error.endswith("metrics.json.")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--data", "none.h5"), "none.h5: there is no such file"),
+        (("--data", "text.h5"), "text.h5: expected an HDF5 file"),
+        (("--data", "large.h5"), "map shape (24, 24) where it was trained with (16, 16)"),
+        (("--run", "nothing"), "nothing holds no run"),
+        (("--run", "damaged"), "model.keras is damaged"),
+        (("--out", "text.h5"), "not empty"),
+    ],
+)
+def test_wrong_paths_are_said_before_tensorflow_is_imported(change, message, folder, tmp_path):
+    small_lines.write(tmp_path / "large.h5", fields=small_lines.maps(count=4, side=24))
+    (tmp_path / "text.h5").write_text("hello")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text((folder / "run" / "config.json").read_text())
+    (tmp_path / "damaged" / "model.keras").write_bytes((folder / "run" / "model.keras").read_bytes()[:5000])
+    script = pathlib.Path(__file__).parents[2] / "apps" / "evaluate_separation.py"
+    code = f"import sys, runpy; status = runpy.run_path({str(script)!r})['main'](sys.argv[1:])\n"
+    code += "sys.exit(9 if {'tensorflow', 'keras'} & set(sys.modules) else status)"
+    flags = {"--run": folder / "run", "--data": folder / "lines.h5", "--out": "out"} | dict([change])
+    command = [sys.executable, "-c", code, *(str(part) for pair in flags.items() for part in pair)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert message in result.stderr
+    assert result.returncode == 1, result.stderr
 
 
 def test_an_ensemble_is_not_one_network(folder, tmp_path):
@@ -129,6 +160,10 @@ def test_unfamiliar_brightness_is_named(factors, warned, tmp_path):
         ({"beam_sigma": 2.0}, "beam_sigma 2.0 where it was trained with 1.2"),
         ({"fields": small_lines.maps(side=24)}, r"map shape \(24, 24\) where it was trained with \(16, 16\)"),
         ({"unit": "mK"}, "expected intensity_halpha in erg"),
+        (
+            {"fields": {"intensity_oiii": small_lines.maps()["intensity_oiii"]}},
+            "expected the fields intensity_halpha, intensity_oiii, whose lines the network separates, got intensity_o",
+        ),
     ],
 )
 def test_maps_that_do_not_fit(change, message, folder, tmp_path):
@@ -165,7 +200,9 @@ def test_the_script_in_a_process_of_its_own(folder, tmp_path):
     flags = ["--run", folder / "run", "--data", other, "--out", tmp_path / "out"]
     done = subprocess.run(list(map(str, [sys.executable, app, *flags])), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "unseen simulations" in done.stdout
+    assert "Halpha, all maps of other.h5" in done.stdout
+    assert "only [OIII] 5007" in done.stdout
+    assert "oiii" not in done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["test_maps"] == 6
     done = subprocess.run(list(map(str, [sys.executable, app, *flags])), capture_output=True, text=True)
     assert done.returncode == 1

@@ -11,8 +11,8 @@ from keras_cosmo.statistics.spectra import SpectrumComparison, power_spectrum
 from keras_cosmo.tasks.separation import PRESETS
 from keras_cosmo.tasks.separation_measures import (
     LARGEST_AMPLIFICATION,
-    median_comparison,
     median_means,
+    median_of,
     peak_figures,
     restored_spectrum,
 )
@@ -56,7 +56,9 @@ def test_dark_predictions_have_no_spectrum_before_the_beam():
 def test_medians_of_networks_are_of_statistics():
     k, true = np.array([1.0]), np.array([[1.0], [2.0]])
     members = [SpectrumComparison(k, true, factor * true, true) for factor in (0.1, 2.0, 0.7)]
-    assert median_comparison(members).predicted == pytest.approx(0.7 * true)
+    median = median_of(members, ("predicted", "cross"))
+    assert median.predicted == pytest.approx(0.7 * true)
+    assert median.true is true
     maps = {name: np.full((2, 4, 4, 1), value) for name, value in {"a": 1.0, "b": 5.0, "c": 2.0, "Wiener": 9.0}.items()}
     maps["observed map"] = maps["a"]
     means = median_means(maps, ["a", "b", "c"])

@@ -295,9 +295,9 @@ def _check_cosmology(chosen: list[dict[str, PinocchioCatalogue]], simulator: Hal
                 expected, got = painted[key], known[name]
                 if not np.isclose(expected, got, rtol=COSMOLOGY_TOLERANCE, atol=0.0):
                     raise ValueError(
-                        f"{catalogue.path}: expected haloes of the cosmology that the simulator paints in, {name} = "
+                        f"{catalogue.path}: expected haloes of the cosmology that maps are painted in, {name} = "
                         f"{expected:g}, got {got:g} by {catalogue.parameters.path.name}. Sizes on the sky and "
-                        f"intensities would be wrong: give the simulator the cosmology of the haloes."
+                        f"intensities would be wrong: convert haloes of each cosmology by themselves, in their own."
                     )
 
 
@@ -307,8 +307,8 @@ def _warn_of_missing_haloes(chosen: list[dict[str, PinocchioCatalogue]], simulat
     thresholds = [each.mass_threshold for each in parameters if each is not None and each.mass_threshold is not None]
     if smallest is not None and thresholds and max(thresholds) > smallest * (1.0 + COSMOLOGY_TOLERANCE):
         logger.warning(
-            "The simulator paints haloes from %.3g Msun on, but the catalogues begin at %.3g Msun (MinHaloMass times "
-            "the mass of a particle): the light of smaller haloes is missing from the maps.",
+            "Haloes of %.3g Msun and more shine, but the catalogues begin at %.3g Msun (MinHaloMass times the mass of "
+            "a particle): the light of smaller haloes is missing from the maps.",
             smallest, max(thresholds),
         )  # fmt: skip
 

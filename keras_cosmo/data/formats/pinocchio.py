@@ -544,8 +544,8 @@ def _number_or_parameter(path, name: str, value: float | None, parameters: Pinoc
     if known is not None and not np.isclose(value, known, rtol=TOLERANCE, atol=0.0):
         unit = " Mpc" if name == "box_size" else ""
         raise ValueError(
-            f"{path}: {name} is given as {value:g}{unit}, but {parameters.path.name} says {known:g}{unit}. Leave the "
-            f"argument out, or remove a parameter file of another run."
+            f"{path}: {name} is given as {value:g}{unit}, but {parameters.path.name} says {known:g}{unit}. Leave it "
+            f"out, or remove a parameter file of another run."
         )
     return value if known is None else known
 

@@ -193,7 +193,7 @@ def test_another_cosmology(tmp_path):
     write_run(tmp_path)
     simulator = MassPainter(cosmology=(("OMm", 0.3), ("hlittle", HUBBLE)))
     with pytest.raises(
-        ValueError, match=r"haloes of the cosmology that the simulator .*, omega_m = 0.3, got 0.25 by para"
+        ValueError, match=r"haloes of the cosmology that maps are painted in, omega_m = 0.3, got 0.25 by para"
     ):
         convert_halo_catalogues(tmp_path, tmp_path / "out.h5", simulator=simulator)
     assert not list(tmp_path.glob("out.h5*"))
@@ -217,7 +217,7 @@ def test_light_of_haloes_below_the_threshold_is_missing(tmp_path, caplog):
         )
         assert not caplog.text
         convert_halo_catalogues(tmp_path, tmp_path / "b.h5", simulator=MassPainter(minimum_mass=1e11), projections=1)
-    assert f"from 1e+11 Msun on, but the catalogues begin at {threshold:.3g} Msun" in caplog.text
+    assert f"Haloes of 1e+11 Msun and more shine, but the catalogues begin at {threshold:.3g} Msun" in caplog.text
 
 
 def test_resumes_after_a_damaged_catalogue(tmp_path, caplog):
