@@ -45,9 +45,9 @@ class DustPreset:
         choices=("nonlinear", "linear"),
     )
     uncorrelated: float = preset_field(
-        0.12,
+        0.2,
         source="assumption: the embedded sky",
-        text="fraction of the simulated dust that HI knows nothing of",
+        text="share of the variance of the simulated dust that is independent of the HI",
         low=0.0,
         high=0.9,
     )

@@ -80,7 +80,7 @@ CHANGES = {
     "skies": 5,
     "nside": 32,
     "dust_law": "linear",
-    "uncorrelated": 0.2,
+    "uncorrelated": 0.1,
     "fractions": (0.25, 0.5, 0.25),
     "train_area": "east",
     "validation_sector": 90.0,

@@ -1,0 +1,82 @@
+"""Predict the dust of a whole sky from its HI velocity cube with an exported network, and write it as HEALPix FITS.
+
+    python apps/predict_sky.py --model saved_models/dust --data sky.h5 --out dust.fits
+    python apps/predict_sky.py --model saved_models/dust --data skies.h5 --sky 3 --rotations 4 --out dust_3.fits
+
+--data is a database of skies (apps/prepare_sky.py, or apps/simulate.py dust), with the velocity channels that the
+network was trained on. Overlapping patches are predicted and blended; the columns of the file are DUST, SCATTER (the
+standard deviation between patches) and PATCHES (their number), in RING order and galactic coordinates, UNSEEN where the
+mask hides the sky. Exit status: 0 written, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by
+Ctrl-C.
+"""
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+
+from keras_cosmo.tasks.command_line import as_flags
+from keras_cosmo.tasks.presets import Parser, fail
+
+FLAGS = {
+    "centres_nside": "--centres-nside",
+    "rotations": "--rotations",
+    "batch_size": "--batch-size",
+}
+
+
+def main(argv=None) -> int:
+    """Predict and write; returns the exit status."""
+    parser = Parser(prog="predict_sky.py", description=__doc__, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", type=pathlib.Path, required=True, help="SavedModel, or folder of its versions")
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="database of skies")
+    parser.add_argument("--sky", type=int, default=0, metavar="N", help="number of the sky in the database [0]")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("dust.fits"), help=".fits or .fits.gz to write [dust.fits]"
+    )
+    parser.add_argument(
+        "--centres-nside", type=int, default=None, metavar="NSIDE",
+        help="patches are centred on the pixels of this HEALPix resolution [as fine as the patches need: 8]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rotations", type=int, default=1, metavar="N", help="orientations in which each patch is predicted [1]"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="PATCHES", help="patches per call [16]")
+    arguments = parser.parse_args(argv)
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from keras_cosmo.inference.sky_prediction import write_sky_prediction
+    from keras_cosmo.progress import progress_callback
+
+    try:
+        facts = write_sky_prediction(
+            arguments.model,
+            arguments.data,
+            arguments.out,
+            sky=arguments.sky,
+            centres_nside=arguments.centres_nside,
+            rotations=arguments.rotations,
+            batch_size=arguments.batch_size,
+            progress=progress_callback("patch"),
+        )
+    except KeyboardInterrupt:
+        return fail(f"stopped; {arguments.out} was not written.", 130)
+    except (ValueError, OSError) as error:
+        return fail(as_flags(" ".join(str(error).split()), FLAGS))
+    except Exception as error:
+        # TensorFlow has exceptions of its own, such as for memory; everything else is a defect.
+        if not type(error).__module__.startswith("tensorflow"):
+            raise
+        return fail(f"{' '.join(str(error).split())[:300]} If memory is short, give a smaller --batch-size.")
+    print(
+        f"{arguments.out}: DUST [{facts['unit']}] on {100 * facts['share']:.1f} % of the sky, {facts['patches']:g} "
+        f"patches at a typical pixel"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+import pathlib
+import runpy
+
+import healpy
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_cosmo.data.database import write_database
+from keras_cosmo.export.saved_model import Signature, export_saved_model
+from keras_cosmo.simulations.galactic import GalacticSkySimulator
+
+APP = pathlib.Path(__file__).parents[2] / "apps" / "predict_sky.py"
+CHANNELS = 4
+SIMULATOR = GalacticSkySimulator(nside=32, channels=CHANNELS, low_pass_ell=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model whose answer is known: the first channel."""
+    shape = (None, None, CHANNELS)
+    cubes = keras.Input(shape, name="hi_cube")
+    network = keras.Model(cubes, keras.layers.Rescaling(1.0)(cubes))
+    signature = Signature(
+        lambda hi_cube: {"dust": network(hi_cube, training=False)[..., 0]},
+        {"hi_cube": tf.TensorSpec([None, *shape], tf.float32)},
+        {"hi_cube": "K", "dust": "uK_RJ"},
+        {"hi_cube": np.zeros((1, 16, 16, CHANNELS), "float32")},
+    )
+    facts = {
+        "preset": {"cutout_cells": 16, "pixel_size": 90.0, "interpolation": "nearest"},
+        "normalization": {"velocities": SIMULATOR.velocities.tolist()},
+    }
+    folder = tmp_path_factory.mktemp("models") / "dust"
+    export_saved_model(network, folder, {"serving_default": signature}, facts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return SIMULATOR.simulate((), 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, sky):
+    path = tmp_path_factory.mktemp("data") / "sky.h5"
+    write_database(
+        path,
+        task="dust",
+        fields={name: (maps, SIMULATOR.fields[name].unit) for name, maps in sky.items()},
+        parameters=(),
+        parameter_values=np.zeros((1, 0)),
+        simulation=np.zeros(1, int),
+        attributes=SIMULATOR.attributes(),
+    )
+    return path
+
+
+@pytest.fixture
+def main():
+    return runpy.run_path(str(APP))["main"]
+
+
+def failure(main, capsys, *flags, status=1):
+    """Standard error of a call that fails."""
+    try:
+        returned = main([str(flag) for flag in flags])
+    except SystemExit as error:
+        returned = error.code
+    output = capsys.readouterr()
+    assert returned == status
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    if status == 1:
+        assert len(output.err.splitlines()) == 1
+    return output.err
+
+
+def test_whole_sky(main, model, data, sky, tmp_path, capsys):
+    out = tmp_path / "dust.fits"
+    assert main(["--model", str(model), "--data", str(data), "--out", str(out), "--rotations", "2"]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: DUST [uK_RJ] on 72.0 % of the sky, ")
+    dust, scatter, patches = healpy.read_map(out, field=(0, 1, 2), dtype=None)
+    used = sky["mask"][0] > 0.0
+    assert (dust[~used] < -1e30).all()
+    assert patches[used].min() >= 2
+    assert scatter[used].min() >= 0.0
+    truth = sky["hi_cube"][0, used, 0]
+    assert np.corrcoef(dust[used], truth)[0, 1] > 0.8
+
+
+def test_failures_are_one_line(main, model, data, tmp_path, capsys):
+    out = tmp_path / "dust.fits"
+    good = ("--model", model, "--data", data, "--out", out)
+    for flags, message in (
+        (("--model", tmp_path / "none"), "No SavedModel in"),
+        (("--data", tmp_path / "none.h5"), "none.h5"),
+        (("--sky", 5), "there are skies 0 to 0, got 5"),
+        (("--rotations", 0), "--rotations: expected an integer of at least 1, got 0"),
+        (("--batch-size", 0), "--batch-size: expected an integer of at least 1, got 0"),
+        (("--centres-nside", 1), "--centres-nside: with 1, centres are up to"),
+        (("--out", tmp_path / "dust.csv"), "ends in .fits or .fits.gz"),
+        (("--out", tmp_path / "none" / "dust.fits"), "does not exist. Make it first"),
+    ):
+        assert message in failure(main, capsys, *good, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_usage(main, capsys):
+    assert "--model" in failure(main, capsys, "--data", "sky.h5", status=2)
+    assert "invalid int value" in failure(main, capsys, "--model", "m", "--data", "d", "--sky", "one", status=2)
+
+
+def test_interrupted(main, model, data, tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_cosmo.inference.sky_prediction.healpy.write_map", stop)
+    out = tmp_path / "dust.fits"
+    flags = ["--model", str(model), "--data", str(data), "--out", str(out)]
+    assert main(flags) == 130
+    assert f"stopped; {out} was not written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
