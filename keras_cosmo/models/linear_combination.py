@@ -73,6 +73,7 @@ class LinearCombination:
         if self.pixel_size is None and (self.ell_max is not None or self.bands is not None):
             raise ValueError("`pixel_size`: `ell_max` and `bands` need the side of a pixel in arcmin, got None.")
         self.weights = None
+        self._products = None
 
     def fit(self, batches: Iterable) -> "LinearCombination":
         """Fit to the training cutouts, read once, batch by batch; sums are float64.
@@ -105,9 +106,23 @@ class LinearCombination:
                     products[number] += chosen @ chosen.T
         if products is None:
             raise ValueError("`batches`: expected at least one batch of cutouts, got none.")
+        self._products = products
         weights = np.array([self._solve(matrix) for matrix in products])
         self.weights = weights[0] if self.bands is None else weights
         return self
+
+    def pooled(self) -> "LinearCombination":
+        """The model with the same weights on all scales, fitted to all modes of the bands of this one.
+
+        Raises:
+            ValueError: Before fitting.
+        """
+        if self._products is None:
+            raise ValueError("LinearCombination is not fitted: call fit with batches of the training part first.")
+        together = LinearCombination(ridge=self.ridge)
+        together._products = self._products.sum(axis=0, keepdims=True)
+        together.weights = together._solve(together._products[0])
+        return together
 
     def predict(self, hi) -> np.ndarray:
         """Dust of cutouts ``(batch, height, width, n_channels)``; with ``bands`` of any size that fills them."""

@@ -18,6 +18,9 @@ PARTS = ("train", "validation", "test")
 BLOCK_PIXELS = 2**18
 # km/s; a channel of the survey is 1.29 km/s wide.
 VELOCITY_TOLERANCE = 0.2
+# Degrees; the plane of a wider one is far from the sphere.
+WIDEST_CUTOUT = 60.0
+PREPARATION = ("nside", "low_pass_ell", "low_pass_order")
 
 PAPER = Paper(
     citation="Zhang, Chiang, Sheehy, Slosar & Wang 2019 (arXiv:1904.13265)",
@@ -94,7 +97,7 @@ class DustPreset:
         choices=("nearest", "bilinear"),
     )
     most_masked: float = preset_field(
-        0.7, source="section 2", text="cutouts with more masked pixels than this are dropped", low=0.0, high=1.0
+        0.7, source="section 2", text="cutouts with more masked pixels than this are dropped", low=0.0, high=0.99
     )
     widths: tuple[int, ...] = preset_field(
         (64, 128, 256, 512), source="assumption: only drawn in figure 2", text="filters of the encoder's levels", low=1
@@ -128,6 +131,12 @@ class DustPreset:
         text="correlation of the loss: the mean over Fourier modes, or of the power summed over a band",
         choices=("modes", "bands"),
     )
+    mean_subtracted: bool = preset_field(
+        False,
+        source="section 2 does not say so",
+        text="subtract the mean of the unmasked pixels before the correlations of the loss, so that the shape of the "
+        "mask is not rewarded",
+    )
     learning_rate: float = preset_field(1e-3, source="section 2.3", text="learning rate of Adam", low=1e-12, high=1.0)
     learning_rate_period: int = preset_field(
         10, source="section 2.3", text="epochs after which the learning rate falls", low=1
@@ -144,9 +153,9 @@ class DustPreset:
         choices=("last", "best"),
     )
     ridge: float = preset_field(
-        0.0,
-        source="appendix A has none",
-        text="ridge of the linear combination, in units of its mean variance",
+        1e-8,
+        source="ours, for channels without emission; appendix A has none",
+        text="ridge of the linear combinations, in units of their mean variance",
         low=0.0,
     )
 
@@ -204,6 +213,27 @@ class DustTask(Task):
             )
         if preset.study and len(set(preset.study)) != len(preset.study):
             raise ValueError(f"--study: expected values that differ, got {show(preset.study)}.")
+        width = preset.cutout_cells * preset.pixel_size / 60.0
+        if width > WIDEST_CUTOUT:
+            raise ValueError(
+                f"--cutout-cells {preset.cutout_cells}, --pixel-size {preset.pixel_size:g}: cutouts of {width:.0f} "
+                f"deg; expected at most {WIDEST_CUTOUT} deg, as they are flat."
+            )
+        fundamental, highest = 360.0 / width, 180.0 * 60.0 / preset.pixel_size
+        if fundamental >= 100.0 or highest <= 100.0:
+            raise ValueError(
+                f"--cutout-cells {preset.cutout_cells}, --pixel-size {preset.pixel_size:g}: cutouts have multipoles "
+                f"from {fundamental:.0f} to {highest:.0f}, but correlations are measured below and above 100."
+            )
+        if preset.weights == "best" and not preset.validation_sector and settings.data is None and preset.skies < 3:
+            logger.warning(
+                "--weights best: cutouts for validation overlap those for training. Give --validation-sector 90."
+            )
+        if settings.data is None and preset.nside >= 512:
+            logger.warning(
+                "--nside %d: a simulation takes about %.0f GB of memory for each of --simulation-workers.",
+                preset.nside, 12.0 * (preset.nside / 1024.0) ** 2,
+            )  # fmt: skip
         if preset.nside & (preset.nside - 1):
             raise ValueError(f"--nside: expected a power of two, got {preset.nside}.")
         if settings.data is None:
@@ -349,6 +379,7 @@ class DustTask(Task):
             "input_scale": scale.tolist(),
             "output_scale": float(np.sqrt(variance)),
             "velocities": np.atleast_1d(database.attributes["velocities"]).tolist(),
+            **{name: float(database.attributes.get(name, 0.0)) for name in PREPARATION},
         }
 
     def build(self, preset, database, normalization, dtype):
@@ -383,9 +414,13 @@ class DustTask(Task):
                 correlation_weight=preset.correlation_weight,
                 difference_unit=unit,
                 estimator=preset.estimator,
+                mean_subtracted=preset.mean_subtracted,
             ),
             metrics=[
-                *(CorrelationMetric(preset.pixel_size, band, preset.estimator) for band in bands),
+                *(
+                    CorrelationMetric(preset.pixel_size, band, preset.estimator, preset.mean_subtracted)
+                    for band in bands
+                ),
                 MaskedDifference(unit),
             ],
         )
@@ -415,14 +450,30 @@ class DustTask(Task):
                 f"{before[-1]:g} km/s, {prepared.database.path} has {len(now)} from {now[0]:g} to {now[-1]:g}. Start "
                 "from a run on the same channels."
             )
-        same_sky = start["data"]["fingerprint"] == prepared.fingerprint
-        if same_sky and start["split"]["train_area"] != prepared.split.train_area:
+        differing = [
+            f"{name} {start['normalization'].get(name, 0.0):g}, now {prepared.normalization[name]:g}"
+            for name in PREPARATION[1:]
+            if start["normalization"].get(name, 0.0) != prepared.normalization[name]
+        ]
+        if differing:
+            logger.warning("--start-from %s was trained on skies of %s.", settings.start_from, "; ".join(differing))
+        before, now = start["split"], prepared.split
+        if before["train_area"] != now.train_area and not (before["by_sky"] and now.by_sky):
             raise ValueError(
-                f"--start-from {settings.start_from} was trained on the {start['split']['train_area']} of these skies, "
-                f"which this run would test on. Use --train-area {start['split']['train_area']} as that run."
+                f"--start-from {settings.start_from} was trained on the {before['train_area']} of a sky, and this run "
+                f"tests there; if it is the same sky, the network has seen the test. Use --train-area "
+                f"{before['train_area']} as that run."
             )
-        if prepared.split.by_sky:
+        if now.by_sky:
             check_unseen(settings, start, prepared)
+
+    def cell_size(self, preset, database):
+        """Side of a pixel of the cutouts in arcmin, which is what the network knows."""
+        return preset.pixel_size
+
+    def paper_values(self, preset):
+        """For the north; appendix C counts no cutouts."""
+        return self.paper.values if preset.train_area == "north" else {}
 
     def test_pipeline(self, preset, prepared, part="test", most=None):
         """Cutouts of one part for measurement, and where they are."""

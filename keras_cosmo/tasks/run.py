@@ -161,7 +161,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
             "keras_cosmo": __version__,
             "data": {key: value for key, value in config["data"].items() if key != "path"},
             "redshifts": None if prepared.database.redshifts is None else prepared.database.redshifts.tolist(),
-            "cell_size": prepared.database.cell_size,
+            "cell_size": task.cell_size(settings.preset, prepared.database),
             "normalization": config["normalization"],
             "preset": config["settings"]["preset"],
             "run": str(settings.out.name),

@@ -4,6 +4,9 @@ import pathlib
 
 from keras_cosmo.tasks.presets import show
 
+# Tasks whose embedded simulator draws the same structures from one seed, whatever the number of pixels.
+SAME_AT_EVERY_RESOLUTION = ("dust",)
+
 
 def check_unseen(settings, start: dict, prepared) -> None:
     """Raise ``ValueError`` if the run ``start`` was trained on simulations of the test part.
@@ -33,8 +36,9 @@ def seen_simulations(config: dict, database, fingerprint: str) -> set[int]:
     """Simulations of a database that the run was trained or validated on, or that share initial conditions with those.
 
     They are known by their numbers if the content is that of the run's own data, else by the root attribute ``seeds``:
-    seeds of PINOCCHIO are those of its matter, whatever maps were made of it; the embedded simulator draws the same map
-    from the same seed at equal numbers of pixels. Data of the run that are gone, or without seeds, tell nothing.
+    seeds of PINOCCHIO are those of its matter, whatever maps were made of it; an embedded sky is the same at every
+    resolution, and of other embedded simulations the map of a seed is the same at equal numbers of pixels. Data of the
+    run that are gone, or without seeds, tell nothing.
 
     Args:
         config: ``config.json`` of the run.
@@ -63,7 +67,7 @@ def seen_simulations(config: dict, database, fingerprint: str) -> set[int]:
     shapes = [(next(iter(each.fields.values())).shape, each.cell_size) for each in (own, database)]
     if made[0] is None or made[0] != made[1] or len(seeds[0]) != config["data"]["simulations"]:
         return set()
-    if made[0] != "PINOCCHIO" and shapes[0] != shapes[1]:
+    if made[0] != "PINOCCHIO" and database.task not in SAME_AT_EVERY_RESOLUTION and shapes[0] != shapes[1]:
         return set()
     known = {seeds[0][simulation] for simulation in used}
     return {simulation for simulation, seed in enumerate(seeds[1]) if seed in known}

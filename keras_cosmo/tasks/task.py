@@ -161,6 +161,10 @@ class Task(abc.ABC):
         """The networks that ``--summary`` prints, each with its own weights."""
         return [model]
 
+    def cell_size(self, preset, database):
+        """Side of a pixel of the maps that the network takes, in the unit of the database; None if it does not say."""
+        return database.cell_size
+
     def served(self, model):
         """The part of the network whose variables go into the SavedModel."""
         return model

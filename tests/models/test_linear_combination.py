@@ -173,3 +173,15 @@ def test_wrong_cutouts():
     model.fit([(hi, target)])
     with pytest.raises(ValueError, match="fitted to 4 channels, got 3"):
         model.predict(hi[..., :3])
+
+
+def test_pooled_bands_are_one_set_of_weights():
+    """Bands that hold all modes, summed: the scale-independent weights of the same cutouts."""
+    generator = np.random.default_rng(5)
+    hi = generator.normal(size=(3, 16, 16, 4))
+    dust = hi @ [1.0, -2.0, 0.5, 3.0] + generator.normal(size=(3, 16, 16))
+    batches = [(hi, np.stack([dust, np.ones_like(dust)], axis=-1))]
+    by_scale = LinearCombination(pixel_size=60.0, bands=(0.0, 60.0, 120.0, 400.0)).fit(batches)
+    np.testing.assert_allclose(by_scale.pooled().weights, LinearCombination().fit(batches).weights, rtol=1e-9)
+    with pytest.raises(ValueError, match="is not fitted"):
+        LinearCombination().pooled()

@@ -130,6 +130,7 @@ def test_signatures(compared):
             served.signatures[name](brightness_temp=tf.constant(maps[:, 1:]))
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_resume_of_the_comparison(unet, compared, tmp_path, capsys, monkeypatch):
     """Killed in the first, then in the second of the three runs: what is finished is not made again."""
     from keras_cosmo.training.trainer import Trainer

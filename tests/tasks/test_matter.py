@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -37,6 +38,7 @@ def done(tmp_path_factory):
     return folder
 
 
+@functools.cache
 def everything(preset, database):
     """All that a preset decides, as comparable values."""
     prepared = TASK.prepare(preset, database, seed=1)
@@ -168,6 +170,7 @@ def test_served_model_takes_maps_of_other_sizes(done):
         served(brightness_temp=tf.zeros((2, 18, 32)))
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_interrupted_run_resumed_equals_uninterrupted(done, tmp_path):
     assert run(tmp_path, "--data", done / "boxes.h5", "--out", tmp_path / "run", *FLAGS) == 0
     assert run(tmp_path, "--out", tmp_path / "run", "--resume", "--epochs", "6") == 0
@@ -186,6 +189,7 @@ def test_several_redshifts_become_channels(done, tmp_path):
     assert served(brightness_temp=tf.zeros((2, 16, 16, 2)))["overdensity"].shape == (2, 16, 16, 2)
 
 
+@pytest.mark.usefixtures("no_export")
 def test_the_leaking_split_says_so(done, tmp_path, capsys):
     flags = ["--split", "paper", "--epochs", "1", "--batch-size", "8", "--widths", "4"]
     assert run(tmp_path, "--data", done / "boxes.h5", "--out", tmp_path / "run", *flags) == 0
@@ -201,6 +205,7 @@ def test_the_leaking_split_says_so(done, tmp_path, capsys):
     assert "was trained with --split paper, on maps of all simulations" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_start_from_another_run(done, tmp_path, capsys):
     flags = ["--data", done / "boxes.h5", "--start-from", done / "run", *FLAGS]
     assert run(tmp_path, *flags, "--out", tmp_path / "run", "--learning-rate", "1e-9", "--l2", "0") == 0

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ def database(tmp_path_factory):
     return Database(small_lightcones.write(tmp_path_factory.mktemp("data") / "cones.h5"))
 
 
+@functools.cache
 def everything(preset, database):
     """All that a preset decides, as comparable values."""
     prepared = TASK.prepare(preset, database, seed=1)

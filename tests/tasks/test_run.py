@@ -91,6 +91,7 @@ def test_model_reloads_in_a_fresh_process_with_equal_predictions(done):
     np.testing.assert_array_equal(np.load(done / "answer.npy"), here)
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_interrupted_run_resumed_equals_uninterrupted(done, tmp_path):
     """Two epochs, then ten more, equal twelve at once; settings come from the folder."""
     data = done / "cones.h5"
@@ -129,6 +130,7 @@ def test_resume_without_a_run(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_resume_with_changed_data(done, tmp_path, capsys):
     data = small_lightcones.write(tmp_path / "cones.h5", seed=1)
     assert run(tmp_path, "--data", data, "--out", tmp_path / "run", *FLAGS) == 0
@@ -264,6 +266,7 @@ def test_what_cannot_be_built_leaves_no_run_folder(done, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_resume_keeps_the_first_normalisation_whatever_became_of_the_source(done, tmp_path):
     data = small_lightcones.write(tmp_path / "cones.h5", seed=5, simulations=20)
     source = tmp_path / "source"
@@ -282,6 +285,7 @@ def test_a_finished_run_is_not_exported_again(done, capsys):
     assert [path.name for path in (done / "saved_models" / "lightcone_regressor").iterdir()] == ["1"]
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_metrics_of_an_earlier_epoch_do_not_pass_for_finished(done, tmp_path):
     """A run that went on after it was measured, and was killed before it was measured again."""
     shutil.copytree(done / "run", tmp_path / "run")
@@ -298,6 +302,7 @@ def test_damaged_config(done, tmp_path, capsys):
     assert "config.json is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_disk_full(done, tmp_path, monkeypatch, capsys):
     """No room for a checkpoint: one clear line, and the run resumes when there is room."""
     from keras_cosmo.training import trainer
@@ -322,6 +327,7 @@ def test_errors_inside_the_data_pipeline_are_one_line():
     assert "Is the disk full" in innermost("a.data; No space left on device\n more")
 
 
+@pytest.mark.usefixtures("undrawn_figures", "no_export")
 def test_start_from_keeps_or_refits_the_normalisation(done, tmp_path):
     data = small_lightcones.write(tmp_path / "cones.h5", seed=5, simulations=20)
     before = json.loads((done / "run" / "config.json").read_text())["normalization"]
@@ -401,6 +407,7 @@ class MyTask(RegressionTask):
         return replace_layers(network, swaps)
 
 
+@pytest.mark.usefixtures("undrawn_figures")
 def test_own_layer_trains_saves_reloads_and_exports(done, tmp_path):
     assert run(tmp_path, "--data", done / "cones.h5", "--out", tmp_path / "run", *FLAGS, task=MyTask()) == 0
     model = keras.models.load_model(tmp_path / "run" / "model.keras")

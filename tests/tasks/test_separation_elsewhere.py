@@ -16,6 +16,7 @@ from keras_cosmo.tasks.separation import SeparationTask
 from keras_cosmo.tasks.separation_elsewhere import brightness, measure_elsewhere
 
 FLAGS = ["--epochs", "1", "--batch-size", "4", "--depth", "3", "--width", "4", "--adversarial-weight", "0"]
+FLAGS += ["--statistics-batches", "4"]
 
 
 @pytest.fixture(scope="module")
