@@ -7,6 +7,10 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Workers of pytest-xdist share the processor: threads of theirs would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(variable, "1")
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 # A job started in the background ignores Ctrl-C and hands that on to the processes it starts; the tests of Ctrl-C

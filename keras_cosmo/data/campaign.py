@@ -10,11 +10,8 @@ import concurrent.futures
 import dataclasses
 import json
 import logging
-import multiprocessing
 import os
 import pathlib
-import signal
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -28,6 +25,7 @@ from keras_cosmo.data.database_writer import (
     difference_from_plan,
     partial_path,
 )
+from keras_cosmo.data.worker_pool import WorkerPool
 from keras_cosmo.quantities import MapField, Parameter
 
 logger = logging.getLogger(__name__)
@@ -40,7 +38,6 @@ PENDING_PER_WORKER = 2
 DEATHS_ALLOWED = 2
 # The pool is not rebuilt more often than this without a simulation finished in between.
 BARREN_POOLS_ALLOWED = 5
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 FAILURES_SHOWN = 10
 
 
@@ -320,7 +317,7 @@ def _run_in_pool(simulator, plan: DatabasePlan, todo: list[int], workers: int):
     """
     waiting, suspects = collections.deque(todo), collections.deque()
     deaths, pending, barren_pools = collections.Counter(), {}, 0
-    pool = _Pool(workers)
+    pool = WorkerPool(workers)
     try:
         while waiting or suspects or pending:
             source, limit = (suspects, 1) if suspects else (waiting, PENDING_PER_WORKER * workers)
@@ -354,7 +351,7 @@ def _run_in_pool(simulator, plan: DatabasePlan, todo: list[int], workers: int):
                     f"`if __name__ == '__main__'`. Try workers=1 to see its own error; finished simulations are kept."
                 )
             pool.kill()
-            pool = _Pool(workers)
+            pool = WorkerPool(workers)
             if limit == 1 and len(lost) == 1:
                 deaths[lost[0]] += 1
                 if deaths[lost[0]] >= DEATHS_ALLOWED:
@@ -366,53 +363,6 @@ def _run_in_pool(simulator, plan: DatabasePlan, todo: list[int], workers: int):
             suspects.extendleft(reversed(lost))
     finally:
         pool.kill()
-
-
-class _Pool:
-    """Processes started by "spawn", which is safe whatever threads (TensorFlow's, BLAS') this process has."""
-
-    def __init__(self, workers: int):
-        context = multiprocessing.get_context("spawn")
-        self._executor = concurrent.futures.ProcessPoolExecutor(workers, context, _initialize_worker)
-
-    def submit(self, function: Callable, *arguments) -> concurrent.futures.Future:
-        # Processes are started here and inherit the mask: Ctrl-C reaches the main process only, even while they start.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return self._executor.submit(function, *arguments)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def kill(self) -> None:
-        # ProcessPoolExecutor itself would wait for running simulations, which can take an hour.
-        processes = list((getattr(self._executor, "_processes", None) or {}).values())
-        manager = getattr(self._executor, "_executor_manager_thread", None)
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-        # Its thread closes pipes that Python, if it exits meanwhile, would still write to.
-        if manager is not None:
-            manager.join(timeout=10.0)
-
-
-def _initialize_worker() -> None:
-    """One thread per worker, and no life after the death of the main process."""
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = "1"
-    import threadpoolctl
-
-    # The variables reach libraries that are loaded later, this call those that NumPy has loaded already.
-    threadpoolctl.threadpool_limits(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

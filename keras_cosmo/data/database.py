@@ -414,8 +414,8 @@ class Database:
             nside = int(self._numbers("nside")[0])
             if len(shape) < 2 or 0 in shape or shape[1] != 12 * nside**2:
                 raise ValueError(
-                    f"{where}: expected shape (n_maps, {12 * nside**2}[, channels]), HEALPix maps of nside {nside}, got "
-                    f"{shape}. Reshape, or remove the root attribute nside if these are no HEALPix maps."
+                    f"{where}: expected shape (n_maps, {12 * nside**2}[, channels]), HEALPix maps of nside {nside}, "
+                    f"got {shape}. Reshape, or remove the root attribute nside if these are no HEALPix maps."
                 )
         elif len(shape) < 3 or 0 in shape:
             raise ValueError(f"{where}: expected shape (n_maps, height, width[, channels]), got {shape}. Reshape.")

@@ -7,6 +7,7 @@ file is valid HDF5 with exactly the finished simulations marked whenever the pro
 status becomes "complete" and the file is renamed: under its final name a database is never incomplete.
 """
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -227,25 +228,78 @@ class DatabaseWriter:
             ValueError: If fields or shapes differ from the plan, or a value is not finite in the stored dtype.
             OSError: If writing fails, for example on a full disk; the file stays resumable.
         """
-        if not 0 <= simulation < self.plan.n_simulations:
-            raise ValueError(f"simulation: expected 0 to {self.plan.n_simulations - 1}, got {simulation}.")
+        self._check_simulation(simulation)
         rows = self._map_order[self._first_of[simulation] : self._first_of[simulation + 1]]
         stored = convert_maps(maps, self.plan.fields, len(rows), self.plan.dtype)
-        try:
+        with self._said_where_it_failed(f"simulation {simulation}"):
             for name, block in stored.items():
                 for first, last in _runs(rows):
                     offset = self._offsets[name] + int(rows[first]) * block[0].nbytes
                     _write_at(self._descriptor, block[first:last], offset)
+        self.mark_finished(simulation)
+
+    def write_part(self, field: str, row: int, first: int, values: np.ndarray) -> None:
+        """Write a part of one map, for maps that are larger than the memory; `mark_finished` has to follow.
+
+        Args:
+            field: Name of the field.
+            row: Which map.
+            first: Where the part begins along the first axis of the map.
+            values: ``(length, *shape[1:])``; converted to the dtype of the plan.
+
+        Raises:
+            ValueError: If the part does not lie within a map of the plan, or a value is not finite in the stored
+                dtype.
+            OSError: As `write`.
+        """
+        if field not in self.plan.fields:
+            raise ValueError(f"field: expected one of {list(self.plan.fields)}, got {field!r}.")
+        if not 0 <= row < self.plan.n_maps:
+            raise ValueError(f"row: expected 0 to {self.plan.n_maps - 1}, got {row}.")
+        length, *rest = self.plan.fields[field].shape
+        values = np.asarray(values)
+        if values.shape[1:] != tuple(rest) or not 0 <= first <= first + len(values) <= length:
+            raise ValueError(
+                f"values: expected a part of a map of {field} of shape {(length, *rest)}, got shape {values.shape} "
+                f"from {first} on."
+            )
+        part = MapField(unit=self.plan.fields[field].unit, shape=values.shape)
+        block = convert_maps({field: values[np.newaxis]}, {field: part}, 1, self.plan.dtype)[field]
+        size = int(np.prod(rest)) * block.itemsize
+        with self._said_where_it_failed(f"a part of {field}"):
+            _write_at(self._descriptor, block, self._offsets[field] + (int(row) * length + int(first)) * size)
+
+    def mark_finished(self, simulation: int) -> None:
+        """Mark a simulation as finished, all parts of which are written.
+
+        Args:
+            simulation: Which one.
+
+        Raises:
+            ValueError: If there is no such simulation.
+            OSError: As `write`.
+        """
+        self._check_simulation(simulation)
+        with self._said_where_it_failed(f"simulation {simulation}"):
             _synchronize(self._descriptor)
             _write_at(self._descriptor, np.ones(1, np.uint8), self._flags_offset + int(simulation))
+        self._finished[simulation] = True
+
+    def _check_simulation(self, simulation: int) -> None:
+        if not 0 <= simulation < self.plan.n_simulations:
+            raise ValueError(f"simulation: expected 0 to {self.plan.n_simulations - 1}, got {simulation}.")
+
+    @contextlib.contextmanager
+    def _said_where_it_failed(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{self.partial}: writing simulation {simulation} failed: {error.strerror}. "
+                f"{self.partial}: writing {what} failed: {error.strerror}. "
                 f"{int(self._finished.sum())} of {self.plan.n_simulations} simulations are finished and safe; "
                 f"free some space (or repair the disk) and run the same command again to resume",
             ) from error
-        self._finished[simulation] = True
 
     def finish(self) -> pathlib.Path:
         """Mark the database as complete and give it its final name.

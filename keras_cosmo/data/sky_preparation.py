@@ -7,22 +7,17 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 import h5py
 import numpy as np
 
 from keras_cosmo import __version__
-from keras_cosmo.data.campaign import _Pool
 from keras_cosmo.data.database import Database
-from keras_cosmo.data.database_writer import (
-    DatabasePlan,
-    DatabaseWriter,
-    _synchronize,
-    _write_at,
-    difference_from_plan,
-    partial_path,
-)
+from keras_cosmo.data.database_writer import DatabasePlan, DatabaseWriter, difference_from_plan, partial_path
+from keras_cosmo.data.formats.cube_files import SUFFIXES
+from keras_cosmo.data.formats.healpix_cube import IN_MEMORY, HealpixCube
 from keras_cosmo.data.formats.healpix_maps import (
     COORDINATE_KEYS,
     HealpixMap,
@@ -32,7 +27,9 @@ from keras_cosmo.data.formats.healpix_maps import (
     rotate_to_galactic,
     to_nside,
 )
-from keras_cosmo.data.formats.hi4pi import SUFFIXES, HealpixCube, Hi4piCube, open_cube
+from keras_cosmo.data.formats.hi4pi import Hi4piCube, open_cube
+from keras_cosmo.data.sky_masks import fractional_weights, log_fractions
+from keras_cosmo.data.worker_pool import WorkerPool
 from keras_cosmo.files import written_aside
 from keras_cosmo.quantities import MapField
 
@@ -136,7 +133,7 @@ def prepare_sky(
             axis.
         cube_column: Name of the column of spectra, for HEALPix tables with several.
         dust_column: Name of the column of the dust map; by default that of Planck's dust intensity, or the first.
-        mask_column: Name of the column of the mask; by default the first.
+        mask_column: Name of the column of the mask; needed if there are several.
         ordering: ``"RING"`` or ``"NESTED"``, for files whose header does not say.
         coordinates: ``"galactic"``, ``"equatorial"`` or ``"ecliptic"``, for files whose header does not say.
         nside: HEALPix resolution of the sky, to which cube, dust and mask are brought. By default theirs, which has
@@ -203,8 +200,8 @@ def prepare_sky(
     if not partial.exists():
         # Maps without the file that says what they were made from could be anything.
         shutil.rmtree(stage.folder, ignore_errors=True)
-    _check_room(stage, plan, partial)
-    with _SkyWriter.open(path, plan) as writer:
+    _check_room(stage, plan, partial, cube)
+    with DatabaseWriter.open(path, plan) as writer:
         try:
             stage.folder.mkdir(exist_ok=True)
             _stage_all(stage, cube, dust_values, weights, workers, progress)
@@ -290,7 +287,9 @@ def check_sky(database: Database) -> Database:
 
     Args:
         database: With the fields ``hi_cube`` ``(n_pixels, n_channels)``, ``dust`` and ``mask`` ``(n_pixels,)``, and
-            the root attributes nside, ordering, coordinates, velocities, low_pass_ell and cell_size.
+            the root attributes nside, ordering, coordinates and velocities. The attributes low_pass_ell and cell_size
+            are checked where they are there. Whether a mask has fractional weights, which count as 0 or 1 later on, is
+            logged.
 
     Returns:
         The database itself.
@@ -337,6 +336,7 @@ def check_sky(database: Database) -> Database:
     low_pass_ell = attributes.get("low_pass_ell", 0)
     if not np.isscalar(low_pass_ell) or not isinstance(low_pass_ell, (int, float)) or not 0 <= low_pass_ell < np.inf:
         raise ValueError(f"{where}: expected low_pass_ell to be 0 or a multipole, got {low_pass_ell!r}. {advice}")
+    fractional = 0
     for sky in range(database.n_maps):
         weights = database.read("mask", [sky], check_finite=True)
         if weights.min() < 0.0 or weights.max() > 1.0:
@@ -346,6 +346,9 @@ def check_sky(database: Database) -> Database:
             )
         if not weights.any():
             raise ValueError(f"{where}: /maps/mask: nothing of sky {sky} is left. {advice}")
+        fractional += fractional_weights(weights)
+    if fractional:
+        log_fractions(where, fractional, database.n_maps * n_pixels)
     return database
 
 
@@ -491,17 +494,37 @@ class _Stage:
         return np.fromfile(self.file(name), "<f4", count=count, offset=4 * first)
 
 
-def _check_room(stage: _Stage, plan: DatabasePlan, partial: pathlib.Path) -> None:
+def _check_room(stage: _Stage, plan: DatabasePlan, partial: pathlib.Path, cube: Hi4piCube | HealpixCube) -> None:
     missing = sum(not stage.has(name) for name in ("dust", "mask", *range(len(stage.velocities))))
     beside = 4 * stage.settings.n_pixels * missing
     needed = beside + (0 if partial.exists() else plan.data_bytes)
+    folder, temporary = pathlib.Path(tempfile.gettempdir()), _temporary_bytes(cube) if missing else 0
+    more = ""
+    if temporary:
+        more = f" {temporary / 1e9:.2f} GB for a temporary file of the cube's spectra in {folder}"
+        if folder.stat().st_dev == partial.parent.stat().st_dev:
+            needed += temporary
+            more = f" and{more}, on the same disk,"
+        else:
+            more = f" (beside{more}, on another disk)"
     free = shutil.disk_usage(partial.parent).free
     if needed > free:
         raise OSError(
             f"{partial.parent}: expected {needed} bytes ({needed / 1e9:.2f} GB) of free space, {beside / 1e9:.2f} GB "
-            f"of them until the sky is complete, got {free / 1e9:.2f} GB. Make room, or choose another folder, a "
+            f"of them{more} until the sky is complete, got {free / 1e9:.2f} GB. Make room, or choose another folder, a "
             f"smaller nside or fewer channels."
         )
+
+
+def _temporary_bytes(cube: Hi4piCube | HealpixCube) -> int:
+    """Size of the file in which `HealpixCube` turns spectra into planes."""
+    if not isinstance(cube, HealpixCube):
+        return 0
+    n_pixels = 12 * cube.nside**2
+    if cube.paths[0].suffix == ".npy" and np.load(cube.paths[0], mmap_mode="r").shape[-1] == n_pixels:
+        return 0
+    size = 4 * cube.n_channels * n_pixels
+    return size if size > IN_MEMORY else 0
 
 
 def _stage_all(
@@ -554,7 +577,7 @@ def _staged(stage: _Stage, planes: Iterator[tuple[int, np.ndarray]], workers: in
         for channel, values in planes:
             yield stage.write_filtered(channel, values)
         return
-    pool, pending = _Pool(workers), set()
+    pool, pending = WorkerPool(workers), set()
     try:
         for channel, values in planes:
             pending.add(pool.submit(stage.write_filtered, channel, values))
@@ -572,7 +595,7 @@ def _staged(stage: _Stage, planes: Iterator[tuple[int, np.ndarray]], workers: in
         pool.kill()
 
 
-def _assemble(stage: _Stage, writer: "_SkyWriter") -> None:
+def _assemble(stage: _Stage, writer: DatabaseWriter) -> None:
     """From planes to spectra: all channels of one block of pixels at a time."""
     n_pixels, n_channels = stage.settings.n_pixels, len(stage.velocities)
     masked = without_data = 0
@@ -585,9 +608,9 @@ def _assemble(stage: _Stage, writer: "_SkyWriter") -> None:
         for values in (dust, weights):
             values[bad] = 0.0
         planes[:, bad] = 0.0
-        writer.write_part("dust", first, dust)
-        writer.write_part("mask", first, weights)
-        writer.write_part("hi_cube", first, planes.T)
+        writer.write_part("dust", 0, first, dust)
+        writer.write_part("mask", 0, first, weights)
+        writer.write_part("hi_cube", 0, first, planes.T)
         masked += np.count_nonzero(weights == 0.0)
         without_data += np.count_nonzero(bad)
     if masked == n_pixels:
@@ -599,30 +622,6 @@ def _assemble(stage: _Stage, writer: "_SkyWriter") -> None:
         "%s: %d of %d pixels have no data in the dust or in a channel; %d have weight 0.",
         writer.path, without_data, n_pixels, masked,
     )  # fmt: skip
-
-
-class _SkyWriter(DatabaseWriter):
-    """Writer of maps that are larger than the memory, in parts."""
-
-    def write_part(self, field: str, first: int, values: np.ndarray) -> None:
-        """Write rows of the only map of a field, from row ``first`` on."""
-        block = np.ascontiguousarray(values, np.dtype(self.plan.dtype).newbyteorder("<"))
-        if not np.isfinite(block).all():
-            raise ValueError(f"{field}: expected finite pixels, got {np.count_nonzero(~np.isfinite(block))} others.")
-        try:
-            _write_at(self._descriptor, block, self._offsets[field] + first * block[:1].nbytes)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{self.partial}: writing failed: {error.strerror}. Free some space (or repair the disk) and continue "
-                f"with --resume",
-            ) from error
-
-    def mark_finished(self, simulation: int) -> None:
-        """Mark a simulation, all parts of which were written, as finished."""
-        _synchronize(self._descriptor)
-        _write_at(self._descriptor, np.ones(1, np.uint8), self._flags_offset + simulation)
-        self._finished[simulation] = True
 
 
 def _plan(

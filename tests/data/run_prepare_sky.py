@@ -40,7 +40,7 @@ def main():
         stage.write = killed_write
     elif when == "assembly":
         sky_preparation.BLOCK_VALUES = 1000
-        original, calls = sky_preparation._SkyWriter.write_part, []
+        original, calls = sky_preparation.DatabaseWriter.write_part, []
 
         def write_part(*arguments):
             calls.append(arguments)
@@ -48,7 +48,7 @@ def main():
             if len(calls) == 10:
                 kill_self()
 
-        sky_preparation._SkyWriter.write_part = write_part
+        sky_preparation.DatabaseWriter.write_part = write_part
     elif when == "rename":
         link = os.link
 

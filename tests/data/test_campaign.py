@@ -263,8 +263,9 @@ def test_dead_worker_costs_only_what_was_in_flight(tmp_path, reference):
 
 def test_pool_that_never_works_ends_with_an_explanation(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "DEATHS_ALLOWED", 100)
+    monkeypatch.setattr(campaign, "BARREN_POOLS_ALLOWED", 2)
     simulator = FakeSimulator(bad=tuple(SEEDS.tolist()), how="die")
-    with pytest.raises(CampaignError, match=r"Worker processes died 6 times in a row.*too little memory for 2 workers"):
+    with pytest.raises(CampaignError, match=r"Worker processes died 3 times in a row.*too little memory for 2 workers"):
         run_campaign(simulator, tmp_path / "a.h5", count=12, seed=5, workers=2)
 
 

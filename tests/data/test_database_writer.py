@@ -72,6 +72,51 @@ def test_resume_goes_on_where_it_stopped(tmp_path):
     np.testing.assert_array_equal(Database(path).read("density", range(7)), MAPS)
 
 
+def test_maps_in_parts(tmp_path):
+    """Maps that are larger than the memory; the file is the same as if they were written at once."""
+    for name in ("whole.h5", "parts.h5"):
+        with DatabaseWriter.create(tmp_path / name, plan()) as writer:
+            if name == "whole.h5":
+                write_all(writer)
+            else:
+                for row in range(7):
+                    for first, last in ((1, 3), (0, 1)):
+                        writer.write_part("density", row, first, MAPS[row, first:last].astype(float))
+                        writer.write_part("mass", row, first, 2 * MAPS[row, first:last])
+                assert not writer.finished.any()
+                for simulation in range(3):
+                    writer.mark_finished(simulation)
+                assert writer.finished.all()
+            writer.finish()
+    assert (tmp_path / "parts.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_parts_that_do_not_fit(tmp_path, monkeypatch):
+    with DatabaseWriter.create(tmp_path / "a.h5", plan()) as writer:
+        with pytest.raises(ValueError, match=r"field: expected one of \['density', 'mass'\], got 'dust'"):
+            writer.write_part("dust", 0, 0, MAPS[0])
+        with pytest.raises(ValueError, match="row: expected 0 to 6, got 7"):
+            writer.write_part("mass", 7, 0, MAPS[0])
+        for first, values in ((1, MAPS[0]), (-1, MAPS[0]), (0, MAPS[0, :, :3]), (0, MAPS[0, 0])):
+            with pytest.raises(
+                ValueError, match=rf"expected a part of a map of mass of shape \(3, 4\), got .* from {first} on"
+            ):
+                writer.write_part("mass", 0, first, values)
+        with pytest.raises(ValueError, match=r"expected finite pixels in mass, got nan at \(0, 0, 0\)"):
+            writer.write_part("mass", 0, 2, np.full((1, 4), np.nan))
+        with pytest.raises(ValueError, match="simulation: expected 0 to 2, got 3"):
+            writer.mark_finished(3)
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(
+            OSError, match=r"writing a part of mass failed: No space left on device. 0 of 3 simulations"
+        ):
+            writer.write_part("mass", 0, 0, MAPS[0])
+
+
 def test_unfinished_file_is_valid_but_not_a_database(tmp_path):
     path = tmp_path / "a.h5"
     with DatabaseWriter.open(path, plan()) as writer:

@@ -8,21 +8,13 @@ Facts about the files:
   that pixels are looked up by world coordinates here, never the other way round.
 - The third axis is the radio velocity in the local standard of rest, in m/s. The number of channels differs between
   products (933 of 1288.2 m/s in one of them): channels are chosen by velocity.
-- The tables of EBHIS, the northern half of the survey (Winkel et al. 2016, A&A 585, A41), have one pixel per row,
-  ``HPXINDEX``, with the spectrum as a vector column ``DATA`` and weights ``WDATA``, which are 0 where there is no data;
-  they come in many parts. Columns of other tables may have other names, and headers need not say the velocities: both
-  can be given.
-- A cube can also be a .npy file ``(channels, pixels)`` or ``(pixels, channels)`` with the velocities beside it.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterable
 
@@ -31,39 +23,24 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 
-from keras_cosmo.data.formats.healpix_maps import (
-    HealpixTable,
-    as_float,
-    check_complete,
-    check_pixels,
-    describe,
-    find_table,
-    open_fits,
-    rotate_to_galactic,
-    rotation,
-    to_nside,
+from keras_cosmo.data.formats.cube_files import (
+    IMAGE_KEYS,
+    KEY_NAMES,
+    axis_velocities,
+    check_plane,
+    check_same_velocities,
+    cube_paths,
+    kelvin_factor,
+    read_velocities,
+    select_channels,
 )
-from keras_cosmo.files import disk_array
+from keras_cosmo.data.formats.healpix_cube import HealpixCube
+from keras_cosmo.data.formats.healpix_maps import as_float, check_complete, describe, open_fits, rotation
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")
-VELOCITY_TYPES = ("VRAD", "VELO", "VELOCITY", "VELO-LSR", "VLSR")
-FRAMES_OF_REST = ("", "LSRK", "LSR")
-SPEED_UNITS = {"m/s": 1e-3, "m s-1": 1e-3, "m.s-1": 1e-3, "km/s": 1.0, "km s-1": 1.0, "km.s-1": 1.0}
-TEMPERATURE_UNITS = {"K": 1.0, "KELVIN": 1.0, "K (TB)": 1.0, "K(TB)": 1.0}
-LARGEST_VELOCITY = 3000.0
-"""km/s; the line of the Galaxy is within 600, and m/s given for km/s are beyond."""
-SPECTRUM_COLUMNS = ("DATA", "SPECTRUM", "SPECTRA", "T_B", "TB", "TEMPERATURE")
-WEIGHT_COLUMNS = ("WDATA", "WEIGHTS", "WEIGHT")
-KEY_NAMES = ("type", "value", "pixel", "step", "unit")
-IMAGE_KEYS = ("CTYPE{axis}", "CRVAL{axis}", "CRPIX{axis}", "CDELT{axis}", "CUNIT{axis}")
 CELESTIAL_KEYS = ("CTYPE", "CRVAL", "CRPIX", "CDELT", "CUNIT", "CROTA")
-# Of a channel: how far axes of parts, or of header and argument, may be apart.
-SAME = 0.05
 BLOCK = 2**19
-ROWS = 2**16
-IN_MEMORY = 2**28
 LARGEST_DISC = 60.0
 
 
@@ -110,13 +87,13 @@ class Hi4piCube:
         velocity_high: float,
         velocities=None,
     ):
-        self.paths = _paths(paths)
+        self.paths = cube_paths(paths)
         given = None if velocities is None else read_velocities(velocities)
         self._tiles = [_Tile.of(path, velocity_low, velocity_high, given) for path in self.paths]
         first = self._tiles[0]
         self.velocities, self.coordinates = first.velocities, first.coordinates
         for tile in self._tiles[1:]:
-            _check_same_velocities(self.paths[0], self.velocities, tile.path, tile.velocities)
+            check_same_velocities(self.paths[0], self.velocities, tile.path, tile.velocities)
             if tile.coordinates != self.coordinates:
                 raise ValueError(
                     f"{tile.path} and {self.paths[0]} do not belong together: expected the same coordinates, got "
@@ -144,7 +121,7 @@ class Hi4piCube:
             IndexError: If there is no such channel.
             ValueError: If ``nside`` is not a power of two.
         """
-        i, nside = _check_plane(i, nside, self.n_channels)
+        i, nside = check_plane(i, nside, self.n_channels)
         if self._sampled is None or self._sampled[0] != nside:
             self._sampled = None
             samples = [_Samples.of(tile, nside) for tile in self._tiles]
@@ -168,81 +145,6 @@ class Hi4piCube:
         for pixels, values in edges:
             _fill(result, pixels, values)
         return result
-
-
-class HealpixCube:
-    """Channels of spectra that are on HEALPix already: tables with a spectrum per row, or a .npy file.
-
-    Spectra of tables, and .npy files ``(pixels, channels)``, are read once, at the first plane, into a temporary file
-    of 4 bytes for each channel taken and pixel of the sky (3 GB for 64 channels at Nside 1024).
-
-    Args:
-        paths: FITS file with a table, or its parts; or one .npy file.
-        velocity_low: As in `Hi4piCube`.
-        velocity_high: As in `Hi4piCube`.
-        velocities: As in `Hi4piCube`; always needed for .npy.
-        ordering: ``"RING"`` or ``"NESTED"``, where the file does not say; always needed for .npy.
-        coordinates: ``"galactic"`` or ``"equatorial"``, where the file does not say; galactic is assumed.
-        column: Column with the spectra, if it is not found by its name.
-
-    Attributes:
-        paths: The files.
-        velocities: As in `Hi4piCube`.
-        coordinates: Of the files. Planes are always galactic, interpolated if the files are not.
-        nside: Of the files.
-
-    Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: As `Hi4piCube`, and as `keras_cosmo.data.formats.healpix_maps.read_healpix`.
-        OSError: At the first plane, if the disk is too small for the temporary file.
-
-    Example:
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "cube.npy"
-        >>> np.save(path, np.arange(36.0).reshape(3, 12))
-        >>> cube = HealpixCube(path, -1.5, 1.5, velocities=[-1.3, 0.0, 1.3], ordering="RING", coordinates="galactic")
-        >>> cube.n_channels, cube.nside, cube.plane(2, nside=1)[:3].tolist()
-        (3, 1, [24.0, 25.0, 26.0])
-    """
-
-    def __init__(
-        self,
-        paths: str | os.PathLike | Iterable[str | os.PathLike],
-        velocity_low: float,
-        velocity_high: float,
-        velocities=None,
-        ordering: str | None = None,
-        coordinates: str | None = None,
-        column: str | None = None,
-    ):
-        self.paths = _paths(paths)
-        given = None if velocities is None else read_velocities(velocities)
-        options = {"ordering": ordering, "coordinates": coordinates}
-        if any(path.suffix == ".npy" for path in self.paths):
-            self._source = _NpySpectra(self.paths, given, **options)
-        else:
-            self._source = _TableSpectra(self.paths, given, column=column, **options)
-        self._channels = _select(self.paths[0], self._source.velocities, velocity_low, velocity_high)
-        self.velocities = self._source.velocities[self._channels]
-        self.nside, self.coordinates = self._source.nside, self._source.coordinates
-        if not self.coordinates:
-            logger.warning("%s: the coordinates are not known; galactic ones are assumed.", self.paths[0])
-            self.coordinates = "galactic"
-        self._planes = None
-
-    @property
-    def n_channels(self) -> int:
-        """Channels taken."""
-        return len(self.velocities)
-
-    def plane(self, i: int, nside: int) -> np.ndarray:
-        """One channel; see `Hi4piCube.plane`. Other resolutions than the file's are made by `to_nside`."""
-        i, nside = _check_plane(i, nside, self.n_channels)
-        if self._planes is None:
-            self._planes = self._source.planes(self._channels)
-        values = self._planes(i)
-        if self.coordinates != "galactic":
-            values = rotate_to_galactic(values, self.coordinates)
-        return values if nside == self.nside else to_nside(values, nside)
 
 
 def open_cube(
@@ -275,7 +177,7 @@ def open_cube(
         >>> cube.n_channels  # doctest: +SKIP
         64
     """
-    paths = _paths(paths)
+    paths = cube_paths(paths)
     options = {"ordering": ordering, "coordinates": coordinates, "column": column}
     if paths[0].suffix != ".npy":
         with open_fits(paths[0]) as file:
@@ -293,187 +195,6 @@ def open_cube(
                     f"spectrum per row, got {describe(paths[0], file)}. Give the file with the channels."
                 )
     return HealpixCube(paths, velocity_low, velocity_high, velocities, **options)
-
-
-def read_velocities(velocities) -> np.ndarray:
-    """Centres of channels in km/s, from numbers or from a file.
-
-    Args:
-        velocities: Array ``(channels,)``, or the path of a .npy file with one or of a text file with one per line.
-
-    Returns:
-        float64 ``(channels,)``, ascending or descending as they are.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If they are no velocities in km/s.
-    """
-    name = "velocities"
-    if isinstance(velocities, str | os.PathLike):
-        path = pathlib.Path(velocities)
-        name = str(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file. Expected velocities in km/s, one per line.")
-        try:
-            if path.suffix == ".npy":
-                velocities = np.load(path, allow_pickle=False)
-            else:
-                # An empty file is no reason for a warning: the error below says so.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)
-                    velocities = np.loadtxt(path, ndmin=1)
-        except ValueError as error:
-            raise ValueError(f"{path}: expected velocities in km/s, one number per line: {error}.") from error
-    velocities = np.asarray(velocities, np.float64)
-    steps = np.diff(velocities) if velocities.ndim == 1 else None
-    if velocities.ndim != 1 or not velocities.size or not (np.all(steps > 0) or np.all(steps < 0)):
-        raise ValueError(
-            f"{name}: expected the centres of the channels in km/s in ascending or descending order, got an array of "
-            f"shape {velocities.shape}{'' if velocities.ndim != 1 else ' in another order, or with NaN'}."
-        )
-    if not np.abs(velocities).max() < LARGEST_VELOCITY:
-        raise ValueError(
-            f"{name}: expected velocities in km/s within {LARGEST_VELOCITY:g}, got {velocities[0]:g} to "
-            f"{velocities[-1]:g}. Are they in m/s? Divide them by 1000."
-        )
-    return velocities
-
-
-# ---- Files and velocities.
-
-
-def _paths(paths) -> tuple[pathlib.Path, ...]:
-    if isinstance(paths, str | os.PathLike):
-        folder = pathlib.Path(paths)
-        if not folder.is_dir():
-            paths = [folder]
-        else:
-            paths = sorted(each for each in folder.iterdir() if each.name.lower().endswith(SUFFIXES))
-            if not paths:
-                others = sorted(each.name for each in folder.iterdir())[:5]
-                raise FileNotFoundError(
-                    f"{folder}: expected FITS files, ending in one of {list(SUFFIXES)}, got {others or 'nothing'}. "
-                    f"Give the folder with the tiles (subfolders are not searched)."
-                )
-    paths = tuple(pathlib.Path(each) for each in paths)
-    if not paths:
-        raise ValueError("paths: expected a folder or at least one file, got an empty list.")
-    if len(set(paths)) != len(paths):
-        raise ValueError("paths: expected each file once, got one of them twice.")
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file. Correct the path.")
-    return paths
-
-
-def _axis_velocities(path: pathlib.Path, header, keys: dict[str, str], count: int, given) -> np.ndarray:
-    """Velocities of all channels in km/s, by header or argument; both have to agree where both are there."""
-    if given is not None and len(given) != count:
-        raise ValueError(f"velocities: expected {count} for the channels of {path}, got {len(given)}.")
-    try:
-        said = _header_velocities(path, header, keys, count)
-    except ValueError:
-        if given is None:
-            raise
-        return given
-    if given is None:
-        return said
-    _check_same_velocities("the argument velocities", given, path, said)
-    return given
-
-
-def _header_velocities(path: pathlib.Path, header, keys: dict[str, str], count: int) -> np.ndarray:
-    kind = str(header.get(keys["type"], "")).strip().upper()
-    advice = "Give velocities, the centres of the channels in km/s (LSR)."
-    if kind not in VELOCITY_TYPES:
-        raise ValueError(
-            f"{path}: expected the radio velocity along the spectra ({keys['type']} = 'VRAD'), got "
-            f"{kind or 'nothing'}. {advice}"
-        )
-    frame = str(header.get("SPECSYS", "")).strip().upper()
-    if frame not in FRAMES_OF_REST:
-        raise ValueError(
-            f"{path}: expected velocities in the local standard of rest (SPECSYS = 'LSRK'), got {frame}. {advice}"
-        )
-    unit = " ".join(str(header.get(keys["unit"], "")).split())
-    factor = {name.lower(): value for name, value in SPEED_UNITS.items()}.get(unit.lower())
-    if factor is None:
-        raise ValueError(f"{path}: expected {keys['unit']} to be m/s or km/s, got {unit or 'nothing'}. {advice}")
-    numbers = {}
-    for name in ("value", "pixel", "step"):
-        value = header.get(keys[name], header.get(keys["step2"]) if name == "step" and "step2" in keys else None)
-        numbers[name] = value
-        if not isinstance(value, (int, float)) or not np.isfinite(value) or (name == "step" and not value):
-            raise ValueError(f"{path}: expected a number for {keys[name]} in the header, got {value!r}. {advice}")
-    velocities = (numbers["value"] + (np.arange(count) + 1 - numbers["pixel"]) * numbers["step"]) * factor
-    if not np.abs(velocities).max() < LARGEST_VELOCITY:
-        raise ValueError(
-            f"{path}: expected velocities within {LARGEST_VELOCITY:g} km/s, got {velocities[0]:g} to "
-            f"{velocities[-1]:g} by the header ({keys['unit']} = {unit}). {advice}"
-        )
-    return velocities
-
-
-def _select(path: pathlib.Path, velocities: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Indices of the channels with centres within the ends, by ascending velocity."""
-    if not -np.inf < low < high < np.inf:
-        raise ValueError(
-            f"velocity_low, velocity_high: expected two velocities in km/s, the lower first, got {low}, {high}."
-        )
-    order = np.argsort(velocities)
-    ascending = velocities[order]
-    half = np.median(np.diff(ascending)) / 2 if len(ascending) > 1 else 0.0
-    begin, end = ascending[0] - half, ascending[-1] + half
-    # Half a channel more than the centres, and rounding.
-    slack = 1e-6 * max(half, 1e-3)
-    if low < begin - slack or high > end + slack:
-        raise ValueError(
-            f"{path}: expected velocities from {low:g} to {high:g} km/s, but the file has {begin:.3f} to {end:.3f} "
-            f"km/s ({len(velocities)} channels). Choose velocity_low and velocity_high within, or give another file."
-        )
-    chosen = order[(ascending >= low) & (ascending <= high)]
-    if not chosen.size:
-        raise ValueError(
-            f"{path}: no channel has its centre from {low:g} to {high:g} km/s; channels are {2 * half:.3f} km/s wide. "
-            f"Choose a wider range."
-        )
-    return chosen
-
-
-def _check_same_velocities(one: object, first: np.ndarray, two: object, second: np.ndarray) -> None:
-    if len(first) == len(second):
-        width = np.abs(np.median(np.diff(first))) if len(first) > 1 else 1.0
-        if np.abs(first - second).max() <= SAME * width:
-            return
-    raise ValueError(
-        f"{two} and {one} do not belong together: expected the same velocities, got {len(second)} channels from "
-        f"{second[0]:.3f} to {second[-1]:.3f} km/s and {len(first)} from {first[0]:.3f} to {first[-1]:.3f} km/s."
-    )
-
-
-def _check_plane(i: int, nside: int, n_channels: int) -> tuple[int, int]:
-    if not 0 <= i < n_channels:
-        raise IndexError(f"i: expected a channel from 0 to {n_channels - 1}, got {i}.")
-    if nside != int(nside) or not healpy.isnsideok(int(nside), nest=True):
-        raise ValueError(f"nside: expected a power of two, such as 1024, got {nside!r}.")
-    return int(i), int(nside)
-
-
-def _scale(path: pathlib.Path, key: str, unit: object) -> float:
-    """Factor that makes K."""
-    unit = str(unit or "").strip()
-    if not unit:
-        logger.warning("%s: the unit is not known (no %s); K is assumed.", path, key)
-        return 1.0
-    if unit == "mK":
-        return 1e-3
-    scale = TEMPERATURE_UNITS.get(unit.upper())
-    if scale is None:
-        raise ValueError(f"{path}: expected brightness temperature in K or mK ({key}), got {unit}. Convert the file.")
-    return scale
-
-
-# ---- Cubes on a grid of longitude and latitude.
 
 
 def _is_cube(hdu) -> bool:
@@ -521,8 +242,8 @@ class _Tile:
         number_of_axis = long[0] + 1
         keys = {name: key.format(axis=number_of_axis) for name, key in zip(KEY_NAMES, IMAGE_KEYS, strict=True)}
         keys["step2"] = f"CD{number_of_axis}_{number_of_axis}"
-        velocities = _axis_velocities(path, header, keys, header[f"NAXIS{number_of_axis}"], given)
-        channels = _select(path, velocities, low, high)
+        velocities = axis_velocities(path, header, keys, header[f"NAXIS{number_of_axis}"], given)
+        channels = select_channels(path, velocities, low, high)
         wcs = _celestial_wcs(path, header)
         return cls(
             path=path,
@@ -535,7 +256,7 @@ class _Tile:
             coordinates=coordinates,
             channels=channels,
             velocities=velocities[channels],
-            scale=_scale(path, "BUNIT", header.get("BUNIT")),
+            scale=kelvin_factor(path, "BUNIT", header.get("BUNIT")),
         )
 
     def read(self, i: int) -> np.ndarray:
@@ -720,187 +441,3 @@ def _candidates(tile: _Tile, nside: int) -> np.ndarray | None:
 def _fill(result: np.ndarray, pixels: np.ndarray, values: np.ndarray) -> None:
     empty = np.isnan(result[pixels])
     result[pixels[empty]] = values[empty]
-
-
-# ---- Spectra on HEALPix.
-
-
-class _TableSpectra:
-    """Tables with a spectrum per row."""
-
-    def __init__(self, paths, given, *, column, ordering, coordinates):
-        self.paths = paths
-        self.tables = [
-            find_table(
-                path, column, choose=_spectrum_column, ordering=ordering, coordinates=coordinates, spectra=True
-            )
-            for path in paths
-        ]  # fmt: skip
-        first = self.tables[0]
-        self.nside, self.coordinates = first.nside, first.coordinates
-        axes = [self._velocities(table, given) for table in self.tables]
-        self.velocities = axes[0]
-        for table, velocities in zip(self.tables, axes, strict=True):
-            _check_same_velocities(first.path, self.velocities, table.path, velocities)
-            if (table.nside, table.coordinates) != (first.nside, first.coordinates):
-                raise ValueError(
-                    f"{table.path} and {first.path} do not belong together: expected the same NSIDE and coordinates, "
-                    f"got {table.nside} {table.coordinates} and {first.nside} {first.coordinates}."
-                )
-        self.scales = [_scale(table.path, f"unit of {table.column}", table.unit) for table in self.tables]
-
-    @staticmethod
-    def _velocities(table: HealpixTable, given) -> np.ndarray:
-        with open_fits(table.path) as file:
-            hdu = file[table.hdu]
-            shape = hdu.columns.dtype[table.column].shape
-        count = int(np.prod(shape, dtype=int))
-        if len(shape) != 1 or count < 2:
-            raise ValueError(
-                f"{table.path}: expected a spectrum in each row of the column {table.column}, got values of shape "
-                f"{shape}. Name another column of {list(table.columns)}."
-            )
-        n = table.columns.index(table.column) + 1
-        # Vector columns, pixel lists, and images.
-        spellings = [
-            {name: key.format(axis=axis, n=n) for name, key in zip(KEY_NAMES, keys, strict=True)}
-            for keys, axis in (
-                (("1CTYP{n}", "1CRVL{n}", "1CRPX{n}", "1CDLT{n}", "1CUNI{n}"), 1),
-                (("TCTYP{n}", "TCRVL{n}", "TCRPX{n}", "TCDLT{n}", "TCUNI{n}"), 1),
-                *((IMAGE_KEYS, axis) for axis in (1, 2, 3)),
-            )
-        ]
-        keys = next((keys for keys in spellings if _is_velocity(table.header, keys)), spellings[0])
-        return _axis_velocities(table.path, table.header, keys, count, given)
-
-    def planes(self, channels: np.ndarray):
-        """Read the channels of all parts; a function of the number of a channel that gives its plane."""
-        n_pixels = 12 * self.nside**2
-        spectra = _store(len(channels), n_pixels)
-        seen = np.zeros(n_pixels, bool)
-        for table, scale in zip(self.tables, self.scales, strict=True):
-            with open_fits(table.path) as file:
-                hdu = file[table.hdu]
-                rows = hdu.header["NAXIS2"]
-                if table.index is None:
-                    pixels = table.first + np.arange(rows)
-                else:
-                    pixels = check_pixels(table.path, table.index, np.array(hdu.data[table.index]), n_pixels)
-                if seen[pixels].any():
-                    raise ValueError(
-                        f"{table.path}: pixel {int(pixels[seen[pixels]][0])} is in an earlier part as well. Give each "
-                        f"part once."
-                    )
-                seen[pixels] = True
-                if table.ordering == "NESTED":
-                    pixels = healpy.nest2ring(table.nside, pixels)
-                weights = next((name for name in table.columns if name.upper() in WEIGHT_COLUMNS), None)
-                null, bad = hdu.columns[table.column].null, table.header.get("BAD_DATA")
-                for start in range(0, rows, ROWS):
-                    data = hdu.data[start : start + ROWS]
-                    block = as_float(data[table.column][:, channels], null, bad).astype(np.float32, copy=False)
-                    if weights is not None:
-                        weight = np.asarray(data[weights])
-                        weight = weight[:, channels] if weight.shape == data[table.column].shape else weight
-                        weight = weight.reshape(len(block), -1)
-                        with np.errstate(invalid="ignore"):
-                            block[np.broadcast_to(~(weight > 0), block.shape)] = np.nan
-                    spectra[:, pixels[start : start + ROWS]] = (block * np.float32(scale)).T
-        if not seen.all():
-            logger.warning(
-                "%s: %d of %d pixels of the sky are in none of the %d files, and are NaN.",
-                self.paths[0].parent, n_pixels - np.count_nonzero(seen), n_pixels, len(self.paths),
-            )  # fmt: skip
-        return lambda i: np.array(spectra[i])
-
-
-class _NpySpectra:
-    """An array (channels, pixels) or (pixels, channels) in a .npy file."""
-
-    def __init__(self, paths, given, *, ordering, coordinates):
-        if len(paths) > 1:
-            raise ValueError(f"paths: expected one .npy file with all channels, got {len(paths)} files.")
-        self.path = paths[0]
-        if given is None or ordering is None:
-            raise ValueError(
-                f"{self.path}: a .npy file says neither its velocities nor its ordering. Give velocities (km/s, an "
-                f"array or a .txt or .npy file) and ordering ('RING' or 'NESTED')."
-            )
-        if ordering not in ("RING", "NESTED"):
-            raise ValueError(f"ordering: expected 'RING' or 'NESTED', got {ordering!r}.")
-        if coordinates not in (None, "galactic", "equatorial", "ecliptic"):
-            raise ValueError(f"coordinates: expected galactic, equatorial or ecliptic, got {coordinates!r}.")
-        self.velocities, self.ordering, self.coordinates = given, ordering, coordinates or ""
-        array = self._open()
-        if array.dtype.kind not in "fiu" or array.ndim != 2:
-            raise ValueError(
-                f"{self.path}: expected numbers of shape (channels, pixels) or (pixels, channels), got {array.dtype} "
-                f"of shape {array.shape}."
-            )
-        count = len(given)
-        fits_first, fits_last = (
-            array.shape[axis] == count and bool(healpy.isnpixok(array.shape[1 - axis])) for axis in (0, 1)
-        )
-        if fits_first == fits_last:
-            raise ValueError(
-                f"{self.path}: expected {count} channels, as there are velocities, along one axis and 12 nside^2 "
-                f"pixels along the other, got an array of shape {array.shape}."
-            )
-        self.transposed = fits_last
-        self.nside = healpy.npix2nside(array.shape[0 if fits_last else 1])
-
-    def _open(self) -> np.ndarray:
-        with contextlib.suppress(ValueError, EOFError, OSError):
-            return np.load(self.path, mmap_mode="r", allow_pickle=False)
-        raise ValueError(
-            f"{self.path}: the file is no array as numpy.save writes it, or is truncated ({self.path.stat().st_size} "
-            f"bytes). Write it again."
-        )
-
-    def planes(self, channels: np.ndarray):
-        """A function of the number of a channel that gives its plane."""
-        array = self._open()
-        if self.transposed:
-            spectra = _store(len(channels), array.shape[0])
-            for start in range(0, array.shape[0], ROWS):
-                spectra[:, start : start + ROWS] = array[start : start + ROWS][:, channels].T
-            array, channels = spectra, np.arange(len(channels))
-
-        def plane(i: int) -> np.ndarray:
-            values = as_float(array[channels[i]]).astype(np.float32, copy=False)
-            return healpy.reorder(values, n2r=True) if self.ordering == "NESTED" else values
-
-        return plane
-
-
-def _store(n_channels: int, n_pixels: int) -> np.ndarray:
-    """Array of NaN, in a temporary file if it is large."""
-    shape, size = (n_channels, n_pixels), 4 * n_channels * n_pixels
-    if size <= IN_MEMORY:
-        return np.full(shape, np.nan, np.float32)
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    # The file would be made all the same, and the program killed when the disk is full.
-    if free < 1.05 * size:
-        raise OSError(
-            f"{folder}: expected {size / 1e9:.1f} GB free for a temporary file of {n_channels} channels, got "
-            f"{free / 1e9:.1f} GB. Make room, or set TMPDIR to a folder on a larger disk."
-        )
-    spectra = disk_array(shape)
-    for row in spectra:
-        row[:] = np.nan
-    return spectra
-
-
-def _is_velocity(header, keys: dict[str, str]) -> bool:
-    return str(header.get(keys["type"], "")).strip().upper() in VELOCITY_TYPES
-
-
-def _spectrum_column(path: pathlib.Path, names: list[str]) -> str:
-    found = next((name for wanted in SPECTRUM_COLUMNS for name in names if name.upper() == wanted), None)
-    if found is None:
-        raise ValueError(
-            f"{path}: expected a column with spectra, one of {list(SPECTRUM_COLUMNS)}, got {names}. Name it "
-            f"(column=...)."
-        )
-    return found
