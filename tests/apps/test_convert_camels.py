@@ -1,0 +1,80 @@
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+from keras_cosmo.data.database import Database
+
+APP = pathlib.Path(__file__).parents[2] / "apps" / "convert_camels.py"
+CSV = "Name,,,,,,,seed\nLH_0,0.309,0.979,3.11234,1.12194,0.6685,0.53182,0\nLH_1,0.3026,0.9394,3.42,3.96,1.03,1.16,1"
+
+
+@pytest.fixture(scope="module")
+def app():
+    return runpy.run_path(str(APP))
+
+
+@pytest.fixture
+def files(tmp_path):
+    maps, table = tmp_path / "Images_HI_IllustrisTNG_z=5.99.npy", tmp_path / "CAMELs_params.csv"
+    np.save(maps, np.random.default_rng(0).uniform(1.0, 2.0, (30, 16, 16)).astype(np.float32))
+    table.write_text(CSV)
+    return [str(maps), str(table)]
+
+
+def test_converts_files(app, files, tmp_path, capsys):
+    out = tmp_path / "out.h5"
+    assert app["main"]([*files, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "side: expected 1 to 16" in error
+    assert "Traceback" not in error
+    command = [*files, "--out", str(out), "--side", "8", "--parameters", "Omega_m", "sigma_8"]
+    assert app["main"](command) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    database = Database(out).require("higlow", ("hi",))
+    assert (database.n_maps, database.fields["hi"].shape) == (30, (8, 8))
+    assert database.parameter_names == ("Omega_m", "sigma_8")
+    assert app["main"](command) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_every_option_is_passed_on(app, files, tmp_path):
+    maps = tmp_path / "temperature.npy"
+    pathlib.Path(files[0]).rename(maps)
+    out = tmp_path / "o.h5"
+    options = "--field T --redshift 1.5 --side 0 --simulations 1 --box-size 50 --dtype float16"
+    assert app["main"]([str(maps), files[1], "--out", str(out), *options.split()]) == 0
+    database = Database(out)
+    assert (list(database.fields), database.redshifts.tolist(), database.n_maps) == (["t"], [1.5], 15)
+    assert database.cell_size == 50.0 / 16
+    assert len(database.parameters) == 6
+    np.testing.assert_allclose(database.read("t", np.arange(15)), np.load(maps)[15:], rtol=1e-3)
+
+
+def test_missing_file(app, files, tmp_path, capsys):
+    assert app["main"]([str(tmp_path / "no.npy"), files[1], "--out", "o.h5", "--field", "HI", "--redshift", "6"]) == 1
+    assert "there is no such file of maps" in capsys.readouterr().err
+
+
+def test_numbers(app):
+    assert app["number_list"]("0-2,7 9-9") == [0, 1, 2, 7, 9]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "maps table",
+        "maps --out a",
+        "maps table --out a --side big",
+        "maps table --out a --simulations one",
+        "maps table --out a --simulations 3-",
+        "maps table --out a --simulations 3-1",
+        "maps table --out a --dtype float64",
+    ],
+)
+def test_wrong_usage(app, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        app["main"](arguments.split())
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
