@@ -5,9 +5,11 @@
 
 --data is a database of skies (apps/prepare_sky.py, or apps/simulate.py dust), with the velocity channels that the
 network was trained on. Overlapping patches are predicted and blended; the columns of the file are DUST, SCATTER (the
-standard deviation between patches) and PATCHES (their number), in RING order and galactic coordinates, UNSEEN where the
-mask hides the sky. Exit status: 0 written, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by
-Ctrl-C.
+standard deviation between patches) and PATCHES (their number), in RING order and galactic coordinates, with healpy's
+bad value -1.6375e30 where the mask hides the sky (a weight below 0.5; all other weights count as 1). The column UNSEEN
+is 1 in the half of the sky that the network was not trained on, where the model says which that is.
+
+Exit status: 0 written, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
 """
 
 import argparse
@@ -33,8 +35,9 @@ def main(argv=None) -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="database of skies")
     parser.add_argument("--sky", type=int, default=0, metavar="N", help="number of the sky in the database [0]")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("dust.fits"), help=".fits or .fits.gz to write [dust.fits]"
-    )
+        "--out", type=pathlib.Path, default=pathlib.Path("dust.fits"), metavar="FILE",
+        help=".fits or .fits.gz to write; an existing file is replaced [dust.fits]",
+    )  # fmt: skip
     parser.add_argument(
         "--centres-nside", type=int, default=None, metavar="NSIDE",
         help="patches are centred on the pixels of this HEALPix resolution [as fine as the patches need: 8]",
@@ -73,7 +76,7 @@ def main(argv=None) -> int:
         return fail(f"{' '.join(str(error).split())[:300]} If memory is short, give a smaller --batch-size.")
     print(
         f"{arguments.out}: DUST [{facts['unit']}] on {100 * facts['share']:.1f} % of the sky, {facts['patches']:g} "
-        f"patches at a typical pixel"
+        f"patches at a typical pixel; {facts['trained']}"
     )
     return 0
 

@@ -26,8 +26,8 @@ class GnomonicGrid:
     all angles are in degrees, images are ``(row, column)``.
 
     Args:
-        side: Pixels along each side. Zhang et al. 2019 (section 2.1): 64.
-        pixel_size: Side of a pixel at the centre in arcmin. Zhang et al. 2019 (section 2.1): 23.4, for a side of 24.96
+        side: Pixels along each side. Zhang et al. 2019 (section 2): 64.
+        pixel_size: Side of a pixel at the centre in arcmin. Zhang et al. 2019 (section 2): 23.4, for a side of 24.96
             degrees.
 
     Raises:

@@ -144,7 +144,7 @@ def test_project_agrees_with_healpy_and_knows_what_is_behind():
 
 
 def test_sizes():
-    # Section 2.1 of Zhang et al. 2019: 24.96 degrees, ell_F = 14.4, no centre below 17.65 degrees.
+    # Section 2 of Zhang et al. 2019: 24.96 degrees, ell_F = 14.4, no centre below 17.65 degrees.
     assert PAPER.fundamental == pytest.approx(360 / 24.96)
     assert PAPER.fundamental == pytest.approx(14.4, abs=0.05)
     assert PAPER.half_diagonal == pytest.approx(17.65, abs=0.005)

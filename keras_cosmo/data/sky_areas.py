@@ -10,7 +10,7 @@ import numpy as np
 from keras_cosmo.gnomonic import GnomonicGrid
 
 NORTH_SOUTH_GUARD, EAST_WEST_GUARD = 17.65, 18.0
-"""Degrees between centres of cutouts and the great circle that divides the sky (Zhang et al. 2019, section 2.1: no
+"""Degrees between centres of cutouts and the great circle that divides the sky (Zhang et al. 2019, section 2: no
 centre below a declination of 17.65; appendix C: a buffer of 36 degrees, 18 on either side)."""
 
 BLOCK_PIXELS = 2**20
@@ -97,7 +97,7 @@ class SkyArea:
 
         Returns:
             Longitude (0 to 360) and latitude in degrees, ``(n,)`` float64 each. About the Galactic pole the density of
-            latitudes b is that of Zhang et al. 2019 (section 2.1), proportional to cos(b).
+            latitudes b is that of Zhang et al. 2019 (section 2), proportional to cos(b).
 
         Raises:
             ValueError: If ``n`` is negative, or the area is all but empty.
@@ -173,7 +173,7 @@ class SkyArea:
 def north_south(guard: float = NORTH_SOUTH_GUARD) -> tuple[SkyArea, SkyArea]:
     """Northern and southern Galactic hemisphere, at latitudes of at least ``guard`` degrees.
 
-    The default is that of Zhang et al. 2019 (section 2.1), half the diagonal of a flat square of 24.96 degrees
+    The default is that of Zhang et al. 2019 (section 2), half the diagonal of a flat square of 24.96 degrees
     (`GnomonicGrid.half_diagonal`). The cutouts reach less far, see `smallest_guard`.
     """
     return SkyArea(0.0, 90.0, guard), SkyArea(0.0, -90.0, guard)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.sky_areas import SkyArea
+from keras_cosmo.data.sky_masks import MASKED_BELOW, cutout_shares
 from keras_cosmo.data.step_pipeline import StepPipeline
 from keras_cosmo.gnomonic import GnomonicGrid
 
@@ -21,10 +22,8 @@ INTERPOLATIONS = ("nearest", "bilinear")
 """Ways to give a pixel of a cutout its value: that of the HEALPix pixel it falls in, or between the four around it."""
 
 MOST_MASKED = 0.7
-"""Largest masked fraction of a cutout (Zhang et al. 2019, section 2.1: more than 70 % are discarded)."""
+"""Largest masked fraction of a cutout (Zhang et al. 2019, section 2: more than 70 % are discarded)."""
 
-# Weights of an apodised mask below this count as masked.
-MASKED_BELOW = 0.5
 # Candidates come in blocks of a fixed size, so that the first n cutouts are the same whatever n is.
 CANDIDATES = 256
 # With fewer accepted ones than 1 in so many candidates, there is no point in going on.
@@ -107,7 +106,7 @@ def draw_cutouts(
     seed: int,
     most_masked: float = MOST_MASKED,
 ) -> Cutouts:
-    """Random cutouts as in Zhang et al. 2019 (section 2.1), without those that are mostly masked.
+    """Random cutouts as in Zhang et al. 2019 (section 2), without those that are mostly masked.
 
     Skies have equal probabilities, centres are uniform on the sphere within the area and rotations uniform. Each
     candidate is a pure function of the seed and its number, so that of two sets that differ only in ``n`` the smaller
@@ -144,11 +143,13 @@ class SkyPipeline(StepPipeline):
     """Batches of (HI, target) cutouts from whole-sky maps; the content of each step is a pure function of (seed, step).
 
     The skies stay in the file, mapped into memory, and cutouts are made for each batch: stored, 50,000 cutouts of 64 x
-    64 pixels with 64 channels and the dust would take 53 GB. As in Zhang et al. 2019 (section 2.1), maps are multiplied
-    by the mask before they are projected.
+    64 pixels with 64 channels and the dust would take 53 GB. As in Zhang et al. 2019 (section 2), maps are multiplied
+    by the mask. Its weights become 0 or 1 at 0.5: with the fractions of an apodised mask, the network would have to
+    tell how much of the HI the mask has taken away.
 
     Inputs are the HI brightness temperature times the mask in K, ``(side, side, n_channels)``. Targets are
-    ``(side, side, 2)``: the dust times the mask in uK_RJ, and the mask.
+    ``(side, side, 2)``: the dust times the mask in uK_RJ, and the mask, 0 or 1. Interpolated values are means over the
+    neighbours that are not masked; where these have less than half of the weight, the pixel is masked.
 
     Args:
         database: Database of the task "dust" with the fields ``hi_cube``, ``dust`` and ``mask``, not chunked.
@@ -171,7 +172,7 @@ class SkyPipeline(StepPipeline):
         >>> for hi, target in pipeline.training(start_step=0, total_steps=10): ...  # doctest: +SKIP
 
     Deviations from Zhang et al. 2019: the last cutouts of an epoch that do not fill a batch are left out (others in
-    each epoch).
+    each epoch). Weights of an apodised mask become 0 or 1; with a binary mask there is no difference.
     """
 
     examples = "cutouts"
@@ -237,8 +238,9 @@ class SkyPipeline(StepPipeline):
     def _cut(self, cutouts):
         cube, dust, mask = self._maps()
         where = (self.nside, cutouts.longitude, cutouts.latitude, cutouts.rotation)
+        weights = [None] * len(cutouts)
         if self.interpolation == "nearest":
-            pixels, weights = self.grid.pixels(*where).reshape(len(cutouts), 1, -1), None
+            pixels = self.grid.pixels(*where).reshape(len(cutouts), 1, -1)
         else:
             # (n, side, side, 4) as (n, 4, side * side).
             pixels, weights = (
@@ -251,27 +253,23 @@ class SkyPipeline(StepPipeline):
         # What overflows is found below, with a message of its own.
         with np.errstate(over="ignore", invalid="ignore"):
             for row, sky in enumerate(cutouts.sky):
-                for number, taken in enumerate(pixels[row]):
-                    factor = mask[sky].take(taken).astype(np.float32)
-                    if weights is not None:
-                        factor *= weights[row, number]
+                shares, target[row, :, 1] = cutout_shares(mask[sky], pixels[row], weights[row])
+                for number, (taken, share) in enumerate(zip(pixels[row], shares, strict=True)):
                     spectra = scratch if number else hi[row]
                     _gather(cube[sky], taken, spectra)
-                    spectra *= factor[:, None]
+                    spectra *= share[:, None]
                     if number:
                         hi[row] += spectra
-                    target[row, :, 0] += factor * dust[sky].take(taken)
-                    target[row, :, 1] += factor
-                # A sum is not finite if any value is not, and much cheaper than isfinite.
-                if not np.isfinite(hi[row].sum() + target[row].sum()):
+                    target[row, :, 0] += share * dust[sky].take(taken)
+                # A sum is not finite if any value is not, and much cheaper than isfinite. What became 0 or 1 no longer
+                # shows whether the weights of the mask are finite.
+                if not np.isfinite(hi[row].sum() + target[row].sum() + mask[sky].take(pixels[row]).sum()):
                     self._check_finite(hi[row], target[row], sky, pixels[row])
         side = self.grid.side
         return hi.reshape(-1, side, side, n_channels), target.reshape(-1, side, side, 2)
 
     def _check_finite(self, hi, target, sky, pixels):
         """Raise ValueError if a value is not finite; the sum of huge values may overflow without it."""
-        if np.isfinite(hi).all() and np.isfinite(target).all():
-            return
         for name, maps in zip(FIELDS, self._maps(), strict=True):
             values = maps[sky][pixels.ravel()].reshape(pixels.size, -1)
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
@@ -280,7 +278,8 @@ class SkyPipeline(StepPipeline):
                     f"{self.database.path}: /maps/{name}: sky {sky} is not finite at pixel {pixels.ravel()[bad[0]]} "
                     f"({len(bad)} such pixels in one cutout). Bad pixels must be 0 in all fields; make it again."
                 )
-        raise ValueError(f"{self.database.path}: values of sky {sky} are too large for float32. Correct the units.")
+        if not (np.isfinite(hi).all() and np.isfinite(target).all()):
+            raise ValueError(f"{self.database.path}: values of sky {sky} are too large for float32. Correct the units.")
 
 
 def _draw(masks, source, grid, n, size, generators) -> Cutouts:

@@ -18,8 +18,8 @@ OUTPUTS = (".h5", ".hdf5", ".fits", ".npz")
 FITS_ENDINGS = (".fits", ".fit", ".fts", ".fits.gz")
 # Names that a field of observed maps goes by, without being asked for.
 USUAL_FIELDS = ("intensity", "observed")
-# What the header of an observed image says about its pixels, which are not those of a line.
-STALE_CARDS = ("CHECKSUM", "DATASUM", "DATAMIN", "DATAMAX", "BSCALE", "BZERO", "BLANK", "EXTNAME", "EXTVER")
+# Cards of an observed image that hold for its lines as well, beside the coordinates on the sky.
+KEPT_CARDS = ("OBJECT", "TELESCOP", "INSTRUME", "OBSERVER")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class ObservedMaps:
         single: Whether the file holds one map without an axis for maps.
         simulation: Simulation of each map, ``(n_maps,)`` integers from 0 on.
         cell_size: Side of a pixel in arcmin, or None if the file does not say.
-        header: FITS header of the image, or None.
+        header: FITS cards that hold for maps of its lines: coordinates on the sky, what was observed and by whom. None
+            for other files.
         redshifts: None; maps of confused lines have no redshift.
     """
 
@@ -51,10 +52,10 @@ def separate_maps(model, data, out, field: str | None = None, batch_size: int = 
     ``out`` holds one array per output of the model, such as ``halpha``, ``oiii`` and ``residual`` (what the lines leave
     of the observed map), those of an ensemble also ``<line>_disagreement``; shaped as the observed maps, with units and
     what is known of the model. A database (.h5) is in the layout of `keras_cosmo.data.database` with the task
-    ``"separated"``; an image (.fits) has one extension per array and keeps the coordinates of an observed image; .npz
-    has the arrays, and ``units`` and ``model`` as JSON. It is written aside and renamed, so that it is complete or
-    absent. A warning is logged where pixels or the mean intensity are not those of the training maps, as far as the
-    model says what these were.
+    ``"separated"``; an image (.fits) has one extension per array and keeps the coordinates on the sky of an observed
+    image, without its axes of frequency or polarisation; .npz has the arrays, and ``units`` and ``model`` as JSON. It
+    is written aside and renamed, so that it is complete or absent. A warning is logged where pixels or the mean
+    intensity are not those of the training maps, as far as the model says what these were.
 
     Args:
         model: SavedModel version folder, or the folder of its versions.
@@ -253,7 +254,8 @@ def _read_fits(path):
     # Axes of length 1 for frequency or polarisation are usual.
     array = array.reshape([side for side in array.shape[:-2] if side > 1] + list(array.shape[-2:]))
     maps, single = _checked(path, array, _unit_factor(path, header))
-    return ObservedMaps(path, maps, single, np.arange(len(maps)), _pixel_side(header), header)
+    sky = _coordinates(header)
+    return ObservedMaps(path, maps, single, np.arange(len(maps)), _pixel_side(sky), _kept(header, sky))
 
 
 def _unit_factor(path, header):
@@ -274,20 +276,37 @@ def _unit_factor(path, header):
         ) from error
 
 
-def _pixel_side(header):
-    """Side of a pixel on the sky in arcmin, or None if the header does not say."""
+def _coordinates(header):
+    """Coordinates of the pixels on the sky, an astropy WCS of two axes, or None if the header does not say."""
     from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sky = WCS(header).celestial
-            # In degrees, whatever the unit of the header.
-            return 60.0 * float(np.mean(proj_plane_pixel_scales(sky))) if sky.naxis == 2 else None
+            whole = WCS(header)
+            # Columns and rows of the image have to be the axes on the sky.
+            on_sky = whole.has_celestial and {whole.wcs.lng, whole.wcs.lat} == {0, 1}
+            return whole.celestial if on_sky else None
     except Exception:  # astropy has errors of many kinds for headers; without coordinates the separation is the same.
         logger.warning("The coordinates in the header cannot be read; pixels are not compared with those of training.")
         return None
+
+
+def _pixel_side(sky):
+    """Side of a pixel on the sky in arcmin, or None."""
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    # In degrees, whatever the unit of the header.
+    return None if sky is None else 60.0 * float(np.mean(proj_plane_pixel_scales(sky)))
+
+
+def _kept(header, sky):
+    """Cards for maps of the lines."""
+    from astropy.io import fits
+
+    kept = fits.Header() if sky is None else sky.to_header(relax=True)
+    kept.extend([header.cards[name] for name in KEPT_CARDS if name in header], update=True)
+    return kept
 
 
 def _facts(predictor, observed) -> dict:
@@ -327,9 +346,6 @@ def _write_fits(path, observed, lines, units, facts):
     for name, maps in lines.items():
         header = None if observed.header is None else observed.header.copy()
         image = fits.ImageHDU(_as_given(observed, maps), header, name=name.upper())
-        for card in STALE_CARDS:
-            if card != "EXTNAME":
-                image.header.remove(card, ignore_missing=True)
         image.header["BUNIT"] = units[name].replace("^", "")
         images.append(image)
     fits.HDUList([first, *images]).writeto(path)

@@ -12,6 +12,9 @@ import numpy as np
 import scipy.ndimage
 
 from keras_cosmo.data.database import Database
+from keras_cosmo.data.sky_areas import east_west, half_sky, north_south
+from keras_cosmo.data.sky_masks import MASKED_BELOW, cutout_shares, fractional_weights, log_fractions
+from keras_cosmo.data.sky_split import FEWEST_SKIES
 from keras_cosmo.files import written_aside
 from keras_cosmo.gnomonic import GnomonicGrid
 from keras_cosmo.sphere import nside_of
@@ -19,15 +22,14 @@ from keras_cosmo.sphere import nside_of
 logger = logging.getLogger(__name__)
 
 CUBE, MASK = "hi_cube", "mask"
-MASKED_BELOW = 0.5
-"""Pixels of a smaller weight of the mask are not used."""
-
 FINEST_CENTRES = 64
 PAPER_GRID = GnomonicGrid(side=64, pixel_size=23.4)
 VELOCITY_TOLERANCE = 0.2
 """In km/s; a channel of HI4PI is 1.29 km/s wide."""
 
 INTERPOLATIONS = ("nearest", "bilinear")
+OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
+LOW_PASS_TOLERANCE = 1e-6
 # Share of a pixel's interpolation that has to come from pixels that are used.
 _LEAST_USED = 0.1
 # The window ends this many pixels outside the outermost ones, so that these still have a weight.
@@ -71,18 +73,19 @@ def predict_sky(
 ) -> SkyPrediction:
     """Predict overlapping square patches all over the sky and blend them into one HEALPix map.
 
-    Patches are centred on the pixels of a coarse HEALPix grid. Each is cut out as in the training, HI times the mask,
-    and predicted; each pixel of the sky gets the values of the patches that it falls into, averaged with a window sin^2
-    in both directions that vanishes at the edges, where a network sees least of the surroundings. Values between the
-    pixels of a patch are those of cubic convolution (Keys 1981), which keeps scales of a few pixels where bilinear
-    interpolation smooths them; beside masked pixels they are bilinear ones between the pixels that are left. Mean and
-    scatter are summed up patch by patch in float64, so that beside the data, which stay in their file, 34 bytes per
-    pixel of the sky are needed.
+    Patches are centred on the pixels of a coarse HEALPix grid. Each is cut out as in the training, HI times a mask of 0
+    and 1 (`keras_cosmo.data.sky_masks`), and predicted; each pixel of the sky gets the values of the patches that it
+    falls into, averaged with a window sin^2 in both directions that vanishes at the edges, where a network sees least
+    of the surroundings. Values between the pixels of a patch are those of cubic convolution (Keys 1981), which keeps
+    scales of a few pixels where bilinear interpolation smooths them; beside masked pixels they are bilinear ones
+    between the pixels that are left. Mean and scatter are summed up patch by patch in float64, so that beside the
+    patches and the data, which stay in their file, 40 bytes per pixel of the sky are needed.
 
     Args:
         predict: Function from HI times mask ``(n, side, side, channels)`` float32 in K to ``(n, side, side)``.
         data: Database of the task "dust", or a mapping with ``hi_cube`` ``(n_skies, n_pixels, channels)`` in K and
-            ``mask`` ``(n_skies, n_pixels)``, RING order.
+            ``mask`` ``(n_skies, n_pixels)``, RING order. Weights of the mask become 0 or 1 at 0.5, so that the map is
+            the dust itself up to the edge of the mask.
         sky: Number of the sky.
         grid: Pixels of a patch: those of the training.
         centres_nside: HEALPix resolution of the grid of centres, a power of two up to 64. By default the coarsest with
@@ -91,7 +94,8 @@ def predict_sky(
         rotations: Orientations in which each patch is predicted, evenly spread over 360 degrees.
         batch_size: Patches per call of ``predict``.
         interpolation: How a patch is cut out of the sky, ``"nearest"`` or ``"bilinear"``: as in the training.
-        most_masked: Patches with a larger share of masked pixels are left out, since training has none.
+        most_masked: Patches with a larger share of masked pixels, in their orientation, are left out, since training
+            has none.
         progress: Called with the number of patches that are done, and of all.
 
     Returns:
@@ -107,7 +111,7 @@ def predict_sky(
         >>> result.nside, float(result.mean.min()), float(result.mean.max()), round(float(result.scatter.max()), 6)
         (16, 4.0, 4.0, 0.0)
     """
-    cube, mask = _sky(data, sky)
+    cube, used = _sky(data, sky)
     for name, value in (("rotations", rotations), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}.")
@@ -116,23 +120,25 @@ def predict_sky(
     if not 0.0 <= most_masked <= 1.0:
         raise ValueError(f"most_masked: expected a share in [0, 1], got {most_masked!r}.")
     centres = _centres(grid, centres_nside)
-    used = mask >= MASKED_BELOW
-    blend, nside = _Blend(len(mask)), nside_of(mask)
+    blend, nside = _Blend(len(used)), nside_of(used)
     longitude, latitude = healpy.pix2ang(centres, np.arange(12 * centres**2), lonlat=True)
-    keep = [
-        np.mean(~used[grid.pixels(nside, lon, lat, 0.0)]) <= most_masked
-        for lon, lat in zip(longitude, latitude, strict=True)
-    ]
-    if not np.any(keep):
+    longitude, latitude = (np.repeat(angle, rotations) for angle in (longitude, latitude))
+    rotation = np.tile(np.arange(rotations) * 360.0 / rotations, 12 * centres**2)
+    keep = np.array(
+        [
+            np.mean(~used[grid.pixels(nside, *where)]) <= most_masked
+            for where in zip(longitude, latitude, rotation, strict=True)
+        ]
+    )
+    if not keep.any():
         raise ValueError(
             f"mask: no patch has at most {most_masked:.0%} of its pixels masked. Correct it, or raise most_masked."
         )
-    longitude, latitude = (np.repeat(angle[keep], rotations) for angle in (longitude, latitude))
-    rotation = np.tile(np.arange(rotations) * 360.0 / rotations, np.count_nonzero(keep))
+    longitude, latitude, rotation = longitude[keep], latitude[keep], rotation[keep]
     logger.info("Predicting %d patches of %d x %d pixels.", len(rotation), grid.side, grid.side)
     for start in range(0, len(rotation), batch_size):
         where = tuple(angle[start : start + batch_size] for angle in (longitude, latitude, rotation))
-        hi, shown = _cut(cube, mask, used, nside, grid, where, interpolation)
+        hi, shown = _cut(cube, used, nside, grid, where, interpolation)
         _check_hi(hi, sky)
         patches = np.asarray(predict(hi))
         _check_patches(patches, hi.shape[:3])
@@ -144,12 +150,18 @@ def predict_sky(
     return blend.result()
 
 
-def write_sky(path, prediction: SkyPrediction, unit: str = "uK_RJ", facts: Mapping[str, object] | None = None) -> None:
+def write_sky(
+    path,
+    prediction: SkyPrediction,
+    unit: str = "uK_RJ",
+    facts: Mapping[str, object] | None = None,
+    unseen: np.ndarray | None = None,
+) -> None:
     """Write a predicted sky as a standard HEALPix FITS table, which healpy, Aladin and TOPCAT read.
 
     The columns are ``DUST``, ``SCATTER`` (same unit) and ``PATCHES``, in RING order and galactic coordinates, with
-    healpy.UNSEEN in the first two where there is no prediction. It is written aside and renamed, so that it is complete
-    or absent.
+    healpy.UNSEEN in the first two where there is no prediction, and ``UNSEEN`` if it is given. It is written aside and
+    renamed, so that it is complete or absent; an existing file is replaced.
 
     Args:
         path: File to write, .fits or .fits.gz.
@@ -157,26 +169,37 @@ def write_sky(path, prediction: SkyPrediction, unit: str = "uK_RJ", facts: Mappi
         unit: Of the prediction.
         facts: What to say in the header, such as model, data and sky: name -> text or number. Names of up to 8 letters
             become cards of their own, all are in a comment as JSON.
+        unseen: Whether a pixel lies outside the half of the sky that the network was trained on, booleans
+            ``(n_pixels,)``; 1 and 0 in the file.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If the name has another ending, or is that of a folder.
+        ValueError: If the name has another ending, or is that of a folder, or ``unseen`` has another shape.
         OSError: If the file cannot be written.
     """
     path = check_fits_path(path)
+    if unseen is not None and np.shape(unseen) != prediction.mean.shape:
+        raise ValueError(f"unseen: expected one per pixel, {prediction.mean.shape}, got shape {np.shape(unseen)}.")
     facts = dict(facts or {})
-    columns = [np.where(np.isfinite(a), a, healpy.UNSEEN) for a in (prediction.mean, prediction.scatter)]
+    columns = [
+        ("DUST", unit, _without_nan(prediction.mean)),
+        ("SCATTER", unit, _without_nan(prediction.scatter)),
+        ("PATCHES", "", prediction.patches.astype(np.int32)),
+    ]
+    if unseen is not None:
+        columns.append(("UNSEEN", "", np.asarray(unseen, np.uint8)))
+    names, units, values = zip(*columns, strict=True)
     cards = [(name.upper(), _card(value)) for name, value in facts.items() if name.isalnum() and len(name) <= 8]
     cards += [("COMMENT", line) for line in _lines(json.dumps(facts, default=str))]
     with written_aside(path, "run the same again") as aside:
         healpy.write_map(
             aside,
-            [*(column.astype(np.float32) for column in columns), prediction.patches.astype(np.int32)],
+            values,
             nest=False,
-            dtype=[np.float32, np.float32, np.int32],
+            dtype=[column.dtype.type for column in values],
             coord="G",
-            column_names=["DUST", "SCATTER", "PATCHES"],
-            column_units=[unit, unit, ""],
+            column_names=names,
+            column_units=units,
             extra_header=cards,
             overwrite=True,
         )
@@ -214,11 +237,16 @@ def write_sky_prediction(
     Size and interpolation of the patches are those of the training, or those of Zhang et al. (2019) for a model that
     says nothing about them.
 
+    Where the model says which half of the sky it was trained on, the header does as well: ``TRAINED`` (north, south,
+    east or west), ``SPLITBY`` (area, or sky and area) and ``TRAINSKY`` (checksum of the training data), and the column
+    ``UNSEEN`` is 1 on the other side of the sky, no pixel of which is in a training cutout. A warning is logged if the
+    data are those of the training, or were low-passed otherwise.
+
     Args:
         model: SavedModel version folder, or the folder of its versions; from cubes ``(n, side, side, channels)`` to
             maps ``(n, side, side)``.
         data: Database of the task "dust".
-        out: File to write, see `write_sky`.
+        out: File to write, see `write_sky`. An existing one is replaced.
         sky: Number of the sky.
         centres_nside: See `predict_sky`.
         rotations: See `predict_sky`.
@@ -226,7 +254,8 @@ def write_sky_prediction(
         progress: See `predict_sky`.
 
     Returns:
-        ``unit`` of the map, ``patches`` per pixel (median) and ``share`` of the sky that is predicted.
+        ``unit`` of the map, ``patches`` per pixel (median), ``share`` of the sky that is predicted, and what it was
+        ``trained`` on, in words.
 
     Raises:
         FileNotFoundError: If model or data are missing, or the folder to write to.
@@ -240,6 +269,9 @@ def write_sky_prediction(
 
     predictor = SavedModelPredictor(model)
     name = _check_model(predictor, database)
+    trained = _training_of(predictor.facts)
+    _compare_preparation(predictor, database)
+    _warn_of_training_data(database, int(sky), trained)
     preset = predictor.facts.get("preset", {})
     side = predictor.inputs[CUBE][1] or preset.get("cutout_cells", PAPER_GRID.side)
     grid = GnomonicGrid(int(side), float(preset.get("pixel_size", PAPER_GRID.pixel_size)))
@@ -270,13 +302,93 @@ def write_sky_prediction(
         "pixsize": grid.pixel_size,
         "rotates": int(rotations),
         "content": "dust predicted from HI; SCATTER is that between patches",
+        **trained,
     }
     low_pass_ell = database.attributes.get("low_pass_ell")
     if low_pass_ell is not None:
         facts["lowpass"] = float(low_pass_ell)
-    write_sky(out, prediction, unit, facts)
+    write_sky(out, prediction, unit, facts, _outside(trained.get("trained"), prediction.nside))
     seen = prediction.patches > 0
-    return {"unit": unit, "patches": float(np.median(prediction.patches[seen])), "share": float(np.mean(seen))}
+    return {
+        "unit": unit,
+        "patches": float(np.median(prediction.patches[seen])),
+        "share": float(np.mean(seen)),
+        "trained": _in_words(trained),
+    }
+
+
+def _training_of(facts) -> dict[str, str]:
+    """What a model says about the sky it was trained on, as facts for the header."""
+    area, data = facts.get("preset", {}).get("train_area"), facts.get("data", {})
+    found = {}
+    if area in OPPOSITE:
+        found["trained"] = area
+    if "simulations" in data:
+        found["splitby"] = "area" if data["simulations"] < FEWEST_SKIES else "sky and area"
+    if "fingerprint" in data:
+        found["trainsky"] = str(data["fingerprint"])
+    return found
+
+
+def _in_words(trained) -> str:
+    if "trained" not in trained:
+        return "the model does not say which part of the sky it was trained on"
+    details = [f"split by {trained['splitby']}"] if "splitby" in trained else []
+    details += [f"training data {trained['trainsky'][:19]}"] if "trainsky" in trained else []
+    return f"trained on the {trained['trained']}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _outside(area, nside):
+    """Pixels on the side of the sky where no training cutout reaches, or None if the area is not known."""
+    if area is None:
+        return None
+    areas = dict(zip(OPPOSITE, (*north_south(), *east_west()), strict=True))
+    return half_sky(areas[OPPOSITE[area]], nside)
+
+
+def _warn_of_training_data(database, sky, trained):
+    """Log a warning if the data are those of the training."""
+    if "trainsky" not in trained:
+        return
+    logger.info("Reading %s once, to compare it with the training data.", database.path)
+    if database.scan().fingerprint != trained["trainsky"]:
+        return
+    area = f" in the {trained['trained']}" if "trained" in trained else ""
+    unless = f", unless sky {sky} was one of the test skies" if trained.get("splitby") == "sky and area" else ""
+    logger.warning(
+        "%s: the network was trained on these data: predictions%s are no test of it%s.", database.path, area, unless
+    )
+
+
+def _compare_preparation(predictor, database):
+    """Log a warning if the data were low-passed in another way than those of the training."""
+    trained, here = predictor.facts.get("normalization", {}), database.attributes
+    both = {
+        name: (float(trained[name]), float(here[name]))
+        for name in ("low_pass_ell", "low_pass_order", "nside")
+        if trained.get(name) is not None and here.get(name) is not None
+    }
+    ells, orders = both.get("low_pass_ell"), both.get("low_pass_order")
+    # The order of no filter says nothing.
+    if ells and (_differ(*ells) or (orders and ells[0] and _differ(*orders))):
+        filters = [_filter_in_words(ell, order) for ell, order in zip(ells, orders or (None, None), strict=True)]
+        logger.warning(
+            "%s: the HI is %s, that of the training %s: the network knows other structure. Prepare the sky as "
+            "that of the training.",
+            database.path, filters[1], filters[0],
+        )  # fmt: skip
+    if "nside" in both and _differ(*both["nside"]):
+        logger.info("%s: nside is %g, that of the training %g.", database.path, both["nside"][1], both["nside"][0])
+
+
+def _differ(first, second):
+    return abs(first - second) > LOW_PASS_TOLERANCE * max(abs(first), abs(second))
+
+
+def _filter_in_words(ell, order):
+    if not ell:
+        return "not low-passed"
+    return f"low-passed at multipole {ell:g}" + ("" if order is None else f" with order {order:g}")
 
 
 def _check_model(predictor, database) -> str:
@@ -334,15 +446,17 @@ class _Blend:
         self.count[pixels] += 1
 
     def result(self) -> SkyPrediction:
+        """The map; the sums are used up."""
         seen = self.count > 0
-        mean, scatter = (np.full(len(seen), np.nan, np.float32) for _ in range(2))
-        mean[seen] = self.mean[seen]
-        scatter[seen] = np.sqrt(self.squares[seen] / self.weight[seen])
-        return SkyPrediction(mean, scatter, self.count)
+        np.divide(self.squares, self.weight, out=self.squares, where=seen)
+        np.sqrt(self.squares, out=self.squares)
+        for values in (self.mean, self.squares):
+            values[~seen] = np.nan
+        return SkyPrediction(self.mean.astype(np.float32), self.squares.astype(np.float32), self.count)
 
 
 def _sky(data, sky):
-    """Cube ``(n_pixels, channels)``, which may be on disk, and mask ``(n_pixels,)`` of one sky."""
+    """Cube ``(n_pixels, channels)``, which may be on disk, and whether the pixels of one sky are used."""
     if isinstance(data, Database):
         data.require(fields=(CUBE, MASK))
         source, ordering = str(data.path), data.attributes.get("ordering", "RING")
@@ -364,10 +478,11 @@ def _sky(data, sky):
         )
     if isinstance(sky, bool) or not isinstance(sky, numbers.Integral) or not 0 <= sky < len(cubes):
         raise ValueError(f"{source}: there are skies 0 to {len(cubes) - 1}, got {sky!r}.")
-    mask = np.array(masks[sky], np.float32)
+    mask = masks[sky]
     if not np.isfinite(mask).all():
         raise ValueError(f"{source}: {MASK} of sky {sky} is not finite everywhere. Set it to 0 where pixels are bad.")
-    return np.asarray(cubes[sky]), mask
+    log_fractions(source, fractional_weights(mask), mask.size)
+    return np.asarray(cubes[sky]), np.asarray(mask >= MASKED_BELOW)
 
 
 def _centres(grid, nside) -> int:
@@ -393,18 +508,17 @@ def _centres(grid, nside) -> int:
     return int(nside)
 
 
-def _cut(cube, mask, used, nside, grid, where, interpolation):
+def _cut(cube, used, nside, grid, where, interpolation):
     """HI times mask ``(n, side, side, channels)``, and whether the pixels of the patches are used."""
     if interpolation == "nearest":
-        pixels = grid.pixels(nside, *where)
-        hi = cube[pixels].astype(np.float32, copy=False) * mask[pixels][..., None]
-        return hi, used[pixels]
-    neighbours, weights = grid.neighbours(nside, *where)
-    hi = np.zeros((*neighbours.shape[:3], cube.shape[1]), np.float32)
-    for i in range(4):
-        pixels = neighbours[..., i]
-        hi += (weights[..., i] * mask[pixels]).astype(np.float32)[..., None] * cube[pixels]
-    return hi, np.sum(weights * used[neighbours], axis=-1) >= MASKED_BELOW
+        pixels, weights = grid.pixels(nside, *where)[None], None
+    else:
+        pixels, weights = (np.moveaxis(array, -1, 0) for array in grid.neighbours(nside, *where))
+    shares, shown = cutout_shares(used, pixels, weights)
+    hi = np.zeros((*shown.shape, cube.shape[1]), np.float32)
+    for taken, share in zip(pixels, shares, strict=True):
+        hi += share[..., None] * cube[taken]
+    return hi, shown
 
 
 def _check_hi(hi, sky):
@@ -475,6 +589,10 @@ def _weights(used, x, y):
         axis=0,
     )
     return np.where(share >= _LEAST_USED, share * window, 0.0)
+
+
+def _without_nan(values):
+    return np.where(np.isfinite(values), values, np.float32(healpy.UNSEEN)).astype(np.float32)
 
 
 def _card(value):

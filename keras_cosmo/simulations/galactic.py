@@ -95,8 +95,9 @@ class GalacticSkySimulator:
     modulation (dust temperature) and an independent sky are not in the HI at all. The mask hides the brightest dust.
 
     The numbers are chosen so that in cutouts as in the paper the band-power correlation with the dust (multipoles 14 to
-    100, 100 to 200; mean over the southern cutouts of five skies of nside 128) is 0.76 and 0.75 for the integrated
-    intensity, 0.78 and 0.77 for the best sum of channels on the north, and 0.90 and 0.90 for `dust_of_gas`.
+    100, 100 to 200; mean over 150 southern cutouts of each of five skies with the defaults) is 0.76 and 0.74 for the
+    integrated intensity, 0.78 and 0.78 for the best sum of channels on the north, and 0.89 and 0.89 for `dust_of_gas`,
+    low-passed as the dust is.
 
     Args:
         nside: HEALPix resolution, a power of two from 8 to 4096. The paper: 1024.
@@ -107,8 +108,10 @@ class GalacticSkySimulator:
         low_pass_ell: Multipole of the low-pass of cube and dust, 0 for none. The paper: 460. Fields of nside 128 end
             at multipole 383, where it leaves 0.9 of the amplitude, so that it does little there.
         low_pass_order: Steepness of the low-pass. An assumption.
-        uncorrelated: Share of the variance of the dust outside the mask that is independent of the HI, so that no
-            prediction correlates better with the dust than the root of the rest. An assumption.
+        uncorrelated: Share of the variance of the dust outside the mask that is independent of the HI. Over the whole
+            sky the correlation of a prediction with the dust is so limited to about the root of the rest; in single
+            cutouts it may be more or less. The independent dust grows as |sin b|^-0.3 towards the Galactic plane, which
+            it has in common with the HI, so that it is not quite without correlation. All an assumption.
         linear: Whether the dust is a weighted sum of the channels (`channel_weights`) instead, as stored and with
             their noise, plus the uncorrelated share: a sky on which no method can beat the best linear one.
         sky_fraction: Share of the sky that the mask leaves. The paper: 0.72.
@@ -121,7 +124,8 @@ class GalacticSkySimulator:
             assumption.
         modulation: Standard deviation of the logarithm of a smooth factor of the dust. An assumption.
         emissivity: Median dust brightness per column of HI in uK_RJ at 545 GHz per 1e20 atoms per cm^2. Planck
-            Collaboration (2014, A&A 566, A55): 0.14 MJy/sr, that is 16 uK_RJ, at high latitude.
+            Collaboration (2014, A&A 566, A55): 0.14 MJy/sr at high latitude, that is 15.3 uK_RJ; 16 is an assumption
+            close to it.
 
     Raises:
         TypeError: If a whole number or switch is of another type.

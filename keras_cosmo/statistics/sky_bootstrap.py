@@ -58,7 +58,8 @@ class PairedComparison(NamedTuple):
         cells_won: Cells with a positive mean difference.
         cells: Number of cells with cutouts.
         sign_test: Two-sided p-value of the sign test over the cells, which takes cells as independent and asks for
-            nothing else; cells without a difference are left out.
+            nothing else; cells without a difference are left out. Neighbouring cells are not independent, since
+            cutouts reach over their borders: this is rather too small.
     """
 
     wins: int
@@ -181,8 +182,9 @@ def paired(difference, cells, n: int = 1000, seed: int = 0, level: float = 0.95)
 def effective_number(values, cells, n: int = 1000, seed: int = 0) -> np.ndarray:
     """How many independent cutouts a set is worth: variance of one cutout over the variance of the mean.
 
-    It is the number of cutouts if they are independent, and near the number of cells if all of a cell are alike. From
-    one sky it is uncertain by a factor of about two.
+    It is the number of cutouts if they are independent, and near the number of cells if all of a cell are alike. It is
+    never more than the number of cutouts with a value. From some 20 cells, as on one sky, it is uncertain by a factor
+    of about 2.
 
     Args:
         values: As in `block_bootstrap`.
@@ -207,7 +209,9 @@ def effective_number(values, cells, n: int = 1000, seed: int = 0) -> np.ndarray:
     squares = np.sum(np.where(known, values - found.mean, 0.0) ** 2, axis=0)
     variance = np.divide(squares, count - 1, out=np.full(np.shape(squares), np.nan), where=count > 1)
     error = found.standard_error**2
-    return np.divide(variance, error, out=np.full(np.shape(variance), np.nan), where=error > 0)
+    number = np.divide(variance, error, out=np.full(np.shape(variance), np.nan), where=error > 0)
+    # Chance can make the error smaller than that of independent cutouts.
+    return np.minimum(number, count)
 
 
 def independent_patches(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cosmo.data.database import write_database
+from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.export.saved_model import Signature, export_saved_model
 from keras_cosmo.simulations.galactic import GalacticSkySimulator
 
@@ -17,7 +17,7 @@ SIMULATOR = GalacticSkySimulator(nside=32, channels=CHANNELS, low_pass_ell=0.0)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, data):
     """A model whose answer is known: the first channel."""
     shape = (None, None, CHANNELS)
     cubes = keras.Input(shape, name="hi_cube")
@@ -29,8 +29,9 @@ def model(tmp_path_factory):
         {"hi_cube": np.zeros((1, 16, 16, CHANNELS), "float32")},
     )
     facts = {
-        "preset": {"cutout_cells": 16, "pixel_size": 90.0, "interpolation": "nearest"},
+        "preset": {"cutout_cells": 16, "pixel_size": 90.0, "interpolation": "nearest", "train_area": "east"},
         "normalization": {"velocities": SIMULATOR.velocities.tolist()},
+        "data": {"fingerprint": Database(data).scan().fingerprint, "simulations": 1},
     }
     folder = tmp_path_factory.mktemp("models") / "dust"
     export_saved_model(network, folder, {"serving_default": signature}, facts)
@@ -77,11 +78,15 @@ def failure(main, capsys, *flags, status=1):
     return output.err
 
 
-def test_whole_sky(main, model, data, sky, tmp_path, capsys):
+def test_whole_sky(main, model, data, sky, tmp_path, capsys, caplog):
     out = tmp_path / "dust.fits"
     assert main(["--model", str(model), "--data", str(data), "--out", str(out), "--rotations", "2"]) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: DUST [uK_RJ] on 72.0 % of the sky, ")
-    dust, scatter, patches = healpy.read_map(out, field=(0, 1, 2), dtype=None)
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{out}: DUST [uK_RJ] on 72.0 % of the sky, ")
+    assert "; trained on the east (split by area, training data sha256:" in output.out
+    assert "the network was trained on these data: predictions in the east are no test of it." in caplog.text
+    dust, scatter, patches, unseen = healpy.read_map(out, field=(0, 1, 2, 3), dtype=None)
+    assert unseen[healpy.ang2pix(32, [90.0, 270.0], [30.0, 30.0], lonlat=True)].tolist() == [1, 0]
     used = sky["mask"][0] > 0.0
     assert (dust[~used] < -1e30).all()
     assert patches[used].min() >= 2
@@ -105,6 +110,12 @@ def test_failures_are_one_line(main, model, data, tmp_path, capsys):
     ):
         assert message in failure(main, capsys, *good, *flags)
     assert not list(tmp_path.iterdir())
+
+
+def test_help_says_that_files_are_replaced(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "an existing file is replaced" in " ".join(capsys.readouterr().out.split())
 
 
 def test_wrong_usage(main, capsys):

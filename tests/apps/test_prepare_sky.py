@@ -57,6 +57,26 @@ def test_defaults_are_those_of_the_library(app, monkeypatch):
     assert app["COORDINATES"] == tuple(COORDINATES)
 
 
+def test_help(app, capsys):
+    with pytest.raises(SystemExit):
+        app["main"](["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for text in (
+        "HFI_Mask_GalPlane-apo0_2048_R2.00.fits --mask-column GAL070",
+        "its column, needed if there are several",
+        "the 65 filters take about 17 s of processor time each",
+    ):
+        assert text in said
+
+
+def test_a_mask_with_several_columns(app, command, tmp_path, capsys):
+    columns = np.ones((2, PIXELS), np.float32)
+    healpy.write_map(tmp_path / "mask.fits", columns, coord="G", column_names=["GAL060", "GAL070"], overwrite=True)
+    assert app["main"](command) == 1
+    assert "GAL060" in capsys.readouterr().err
+    assert app["main"]([*command, "--mask-column", "GAL060"]) == 0
+
+
 def test_prepares_a_sky(app, command, tmp_path, capsys):
     assert app["main"](command) == 0
     output = capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_an_area_is_a_cap_and_draws_are_uniform_in_it(area):
 
 
 def test_latitudes_follow_the_cosine():
-    # Section 2.1: "the declination of the cutout centers follows cos(DEC) distribution".
+    # Section 2: "the declination of the cutout centers follows cos(DEC) distribution".
     _, latitude = north_south()[0].draw(20000, np.random.default_rng(7))
     low = np.sin(np.radians(17.65))
     assert scipy.stats.kstest(latitude, lambda b: (np.sin(np.radians(b)) - low) / (1 - low)).pvalue > 1e-3

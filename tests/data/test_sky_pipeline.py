@@ -16,6 +16,7 @@ from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.data.sky_areas import SkyArea, east_west, half_sky, north_south
 from keras_cosmo.data.sky_pipeline import Cutouts, SkyPipeline, draw_cutouts
 from keras_cosmo.gnomonic import GnomonicGrid
+from keras_cosmo.statistics.cutout_correlation import apodisation
 
 NSIDE, CHANNELS, SKIES = 32, 3, 3
 PIXELS = healpy.nside2npix(NSIDE)
@@ -81,8 +82,12 @@ def projected(values, longitude, latitude, rotation):
 
 
 def interpolated(values, longitude, latitude, rotation):
+    """Bilinear between the pixels that are not NaN, which need half of the weight."""
     colatitude, azimuth = healpy.vec2ang(GRID.vectors(longitude, latitude, rotation).reshape(-1, 3))
-    return healpy.get_interp_val(values, colatitude, azimuth).reshape(GRID.side, GRID.side)
+    share = healpy.get_interp_val(np.isfinite(values).astype(float), colatitude, azimuth)
+    total = healpy.get_interp_val(np.nan_to_num(values), colatitude, azimuth)
+    found = np.where(share > 0.5 - 1e-9, total / np.maximum(share, 0.4), np.nan)
+    return found.reshape(GRID.side, GRID.side)
 
 
 def arrays_of(cutouts):
@@ -97,16 +102,34 @@ def test_cutouts_are_those_of_healpy(database, cutouts, interpolation, cut):
     assert hi.dtype == target.dtype == np.float32
     content = {name: values.astype(np.float64) for name, (values, _) in fields().items()}
     for row, (sky, *where) in enumerate(zip(*arrays_of(cutouts), strict=True)):
-        mask = content["mask"][sky]
-        # Masked before it is projected, as in section 2.1.
+        # Masked, as in section 2, but by 0 and 1.
+        unmasked = np.where(content["mask"][sky] >= 0.5, 1.0, np.nan)
         for channel in range(CHANNELS):
-            expected = cut(content["hi_cube"][sky, :, channel] * mask, *where)
+            expected = np.nan_to_num(cut(content["hi_cube"][sky, :, channel] * unmasked, *where))
             np.testing.assert_allclose(hi[row, ..., channel], expected, rtol=1e-6, atol=1e-5)
-        np.testing.assert_allclose(target[row, ..., 0], cut(content["dust"][sky] * mask, *where), rtol=1e-6, atol=1e-4)
-        np.testing.assert_allclose(target[row, ..., 1], cut(mask, *where), rtol=1e-6, atol=1e-7)
+        expected = np.nan_to_num(cut(content["dust"][sky] * unmasked, *where))
+        np.testing.assert_allclose(target[row, ..., 0], expected, rtol=1e-6, atol=1e-4)
+        np.testing.assert_array_equal(target[row, ..., 1], np.isfinite(cut(unmasked, *where)))
     assert set(cutouts.sky) == set(range(SKIES))
-    assert (target[..., 1] == 0).any()
-    assert (target[..., 1] == 0.75).any()
+    assert set(np.unique(target[..., 1])) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_fractions_of_an_apodised_mask_change_no_brightness(tmp_path, interpolation):
+    """What is shown is HI and dust themselves, not a fraction of them that a network would have to guess."""
+    content = fields()
+    content["hi_cube"][0][:], content["dust"][0][:] = 5.0, 3.0
+    content["mask"][0][:] = np.clip((np.abs(LATITUDE) - 40.0) / 20.0, 0.0, 1.0)
+    database = Database(write(tmp_path / "apodised.h5", content))
+    cutouts = draw_cutouts(database, range(SKIES), NORTH, GRID, 8, seed=1)
+    hi, target = SkyPipeline(database, cutouts, GRID, 8, 1, interpolation).load(0)
+    mask = target[..., 1]
+    assert 0.1 < mask.mean() < 0.95
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    np.testing.assert_allclose(hi, np.broadcast_to(5.0 * mask[..., None], hi.shape), rtol=1e-6)
+    np.testing.assert_allclose(target[..., 0], 3.0 * mask, rtol=1e-6)
+    # As statistics of masked maps want it.
+    apodisation(mask)
 
 
 def test_float16_databases(tmp_path, cutouts):
@@ -270,9 +293,12 @@ def test_values_whose_sum_overflows_are_fine_and_those_that_overflow_are_not(tmp
     huge = Database(write(tmp_path / "huge.h5", content))
     cutouts = Cutouts([0], [40.0], [70.0], [0.0])
     assert pipeline_of(huge, cutouts).load(0)[0].max() == np.float32(3e38)
-    content["mask"][0][:] = 4.0
+    with h5py.File(tmp_path / "huge.h5", "r+") as file:
+        del file["maps/hi_cube"]
+        file["maps"]["hi_cube"] = np.full((SKIES, PIXELS, CHANNELS), 1e39)
+        file["maps/hi_cube"].attrs["units"] = "K"
     with pytest.raises(ValueError, match="values of sky 0 are too large for float32"):
-        pipeline_of(Database(write(tmp_path / "larger.h5", content)), cutouts).load(0)
+        pipeline_of(Database(tmp_path / "huge.h5"), cutouts).load(0)
 
 
 @pytest.mark.parametrize(

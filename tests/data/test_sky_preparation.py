@@ -495,6 +495,26 @@ def test_no_room(files, tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["in"]
 
 
+@pytest.mark.parametrize("same_disk", [True, False])
+def test_room_for_the_temporary_file_of_spectra(files, tmp_path, monkeypatch, same_disk):
+    """Spectra per pixel, which are turned into planes in a temporary file."""
+    np.save(files / "cube.npy", np.load(files / "cube.npy").T)
+    monkeypatch.setattr(sky_preparation, "IN_MEMORY", 1000)
+    temporary = tmp_path if same_disk else pathlib.Path("/proc")
+    monkeypatch.setattr(sky_preparation.tempfile, "gettempdir", lambda: str(temporary))
+    usage = shutil.disk_usage(tmp_path)
+    # The database and six planes have 0.12 MB, four channels of spectra 0.05 MB.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=150_000 if same_disk else 1000))
+    where = "same disk" if same_disk else "another disk"
+    with pytest.raises(OSError, match=rf"0.00 GB for a temporary file of the cube's spectra in .*, on (the )?{where}"):
+        prepare_sky(tmp_path / "sky.h5", **inputs(files))
+    # Planes need none: now it is the file itself that finds too little room, beside what HDF5 takes.
+    np.save(files / "cube.npy", np.load(files / "cube.npy").T)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=150_000))
+    with pytest.raises(OSError, match="the database needs"):
+        prepare_sky(tmp_path / "sky.h5", **inputs(files))
+
+
 def test_no_folder(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"sky.h5: the folder .*nowhere does not exist. Make it first"):
         prepare_sky(tmp_path / "nowhere" / "sky.h5", **inputs(files))
@@ -537,6 +557,20 @@ def test_check_sky_accepts_several_skies(tmp_path):
     database = make_sky(tmp_path / "a.h5")
     assert check_sky(database) is database
     check_sky(make_sky(tmp_path / "a.h5", attributes={"low_pass_ell": None, "cell_size": None}))
+
+
+def test_check_sky_tells_of_fractional_weights(tmp_path, caplog):
+    mask = np.ones((2, 192))
+    database = make_sky(tmp_path / "a.h5", {"mask": (mask, "")})
+    with caplog.at_level(logging.INFO):
+        check_sky(database)
+    assert not caplog.records
+    mask[:, :5] = 0.3
+    database = make_sky(tmp_path / "b.h5", {"mask": (mask, "")})
+    with caplog.at_level(logging.INFO):
+        check_sky(database)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "b.h5: 10 of 384 pixels of the mask have a weight between 0 and 1" in caplog.text
 
 
 def test_check_sky_accepts_simulated_skies(tmp_path):

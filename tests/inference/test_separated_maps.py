@@ -102,6 +102,36 @@ def test_an_image_keeps_its_coordinates(model, tmp_path, caplog):
     assert not messages(caplog)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, SIDE, SIDE), (SIDE, SIDE), (3, SIDE, SIDE)])
+def test_axes_that_the_lines_do_not_have_are_left_out(model, tmp_path, shape):
+    """A radio image with one frequency and one polarisation, or several maps."""
+    maps = intensities(3)[: shape[0] if len(shape) == 3 else 1].reshape(shape)
+    coordinates = WCS(naxis=4)
+    coordinates.wcs.ctype = ["RA---TAN", "DEC--TAN", "FREQ", "STOKES"]
+    coordinates.wcs.crval, coordinates.wcs.crpix = [150.0, 2.2, 1.4e9, 1.0], [4.5, 4.5, 1.0, 1.0]
+    coordinates.wcs.cdelt, coordinates.wcs.cunit = [-0.4 / 60, 0.4 / 60, 1e6, 1.0], ["deg", "deg", "Hz", ""]
+    header = coordinates.to_header()
+    header.update({"BUNIT": "erg s-1 cm-2 sr-1", "RESTFRQ": 1.42e9, "OBJECT": "a field", "DATE-OBS": "2020-01-01"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fits.PrimaryHDU(maps, header).writeto(tmp_path / "map.fits")
+        expected = WCS(header).celestial.all_pix2world([[0, 0], [7, 3]], 0)
+    separate_maps(model, tmp_path / "map.fits", tmp_path / "lines.fits")
+    assert read_observed(tmp_path / "map.fits").cell_size == pytest.approx(0.4)
+    with warnings.catch_warnings(), fits.open(tmp_path / "lines.fits") as found:
+        warnings.simplefilter("error")
+        for name, part in PARTS.items():
+            image = found[name.upper()]
+            lines = maps[0, 0] if len(shape) == 4 else maps
+            np.testing.assert_allclose(image.data, part * lines, rtol=1e-5, atol=1e-15)
+            assert not {"CTYPE3", "CTYPE4", "CRVAL3", "NAXIS4"} & set(image.header)
+            assert (image.header["OBJECT"], image.header["BUNIT"]) == ("a field", "erg s-1 cm-2 sr-1")
+            assert WCS(image.header).naxis == lines.ndim
+            sky = WCS(image.header).celestial
+            np.testing.assert_allclose(sky.all_pix2world([[0, 0], [7, 3]], 0), expected)
+        found.verify("exception")
+
+
 def test_units_of_an_image(tmp_path, caplog):
     maps = intensities(1)
     found = read_observed(write_fits(tmp_path / "si.fits", 1e-3 * maps.astype(np.float64)[:, None], "W m-2 sr-1"))

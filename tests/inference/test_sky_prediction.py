@@ -1,4 +1,8 @@
 import json
+import logging
+import re
+import tracemalloc
+import types
 import warnings
 
 import healpy
@@ -8,10 +12,20 @@ import pytest
 import tensorflow as tf
 from astropy.io import fits
 
-from keras_cosmo.data.database import write_database
+from keras_cosmo.data.database import Database, write_database
+from keras_cosmo.data.sky_areas import east_west, north_south
 from keras_cosmo.export.saved_model import Signature, export_saved_model
 from keras_cosmo.gnomonic import GnomonicGrid
-from keras_cosmo.inference.sky_prediction import _interpolated, predict_sky, write_sky, write_sky_prediction
+from keras_cosmo.inference.sky_prediction import (
+    _compare_preparation,
+    _interpolated,
+    _outside,
+    _training_of,
+    _warn_of_training_data,
+    predict_sky,
+    write_sky,
+    write_sky_prediction,
+)
 
 NSIDE = 64
 PIXELS = 12 * NSIDE**2
@@ -145,16 +159,75 @@ def test_what_predict_is_given(sky):
         assert hi.dtype == np.float32
         return (hi[..., 0] > 0.0).astype(float)
 
-    apodised = {**sky, "mask": sky["mask"] * 0.75}
     calls = []
-    result = predict_sky(predict, apodised, 0, GRID, batch_size=7, progress=lambda *numbers: calls.append(numbers))
+    result = predict_sky(predict, sky, 0, GRID, batch_size=7, progress=lambda *numbers: calls.append(numbers))
     assert all(shape[0] <= 7 and shape[1:] == (32, 32, 3) for shape in shapes)
     total = sum(shape[0] for shape in shapes)
     assert calls[-1] == (total, total)
     np.testing.assert_allclose(result.mean[sky["mask"][0] > 0], 1.0, rtol=1e-5)
-    scaled = predict_sky(channel(0), apodised, 0, GRID)
-    plain = predict_sky(channel(0), sky, 0, GRID)
-    np.testing.assert_allclose(scaled.mean, 0.75 * plain.mean, rtol=1e-4)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_an_apodised_mask_takes_nothing_away(sky, interpolation, caplog):
+    """The map is the prediction from the HI itself, not from a fraction of it, up to where the weight is 1/2."""
+    latitude = np.abs(healpy.pix2ang(NSIDE, np.arange(PIXELS), lonlat=True)[1])
+    apodised = {**sky, "mask": np.clip((latitude - 5.0) / 20.0, 0.0, 1.0)[None]}
+    binary = {**sky, "mask": (apodised["mask"] >= 0.5).astype(np.float32)}
+    with caplog.at_level(logging.INFO):
+        found = predict_sky(channel(0), apodised, 0, GRID, interpolation=interpolation, centres_nside=8)
+    assert sum("pixels of the mask have a weight between 0 and 1" in message for message in caplog.messages) == 1
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        expected = predict_sky(channel(0), binary, 0, GRID, interpolation=interpolation, centres_nside=8)
+    assert "have a weight between" not in caplog.text
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(np.isfinite(found.mean), (latitude >= 15.0) & (found.patches > 0))
+    edge = np.isfinite(found.mean) & (latitude < 25.0)
+    truth = sky["hi_cube"][0, :, 0]
+    assert np.mean(found.mean[edge] / truth[edge]) == pytest.approx(1.0, abs=0.003)
+    assert np.abs(found.mean - truth)[edge].mean() < 0.05
+
+
+def test_patches_are_left_out_in_the_orientations_in_which_they_are_masked(whole):
+    """A band in the mask across one patch, which covers more of it the one way than turned by 45 degrees."""
+    longitude, latitude = healpy.pix2ang(NSIDE, np.arange(PIXELS), lonlat=True)
+    mask = np.zeros(PIXELS, np.float32)
+    mask[(np.abs(latitude - 0.0) < 3.0) & (np.abs((longitude - 90.0 + 180.0) % 360.0 - 180.0) < 17.5)] = 1.0
+    centre = healpy.ang2pix(8, 90.0, 0.0, lonlat=True)
+    shares = {}
+    for rotation in (0.0, 45.0):
+        pixels = GRID.pixels(NSIDE, *healpy.pix2ang(8, centre, lonlat=True), rotation)
+        shares[rotation] = np.mean(mask[pixels] == 0.0)
+    assert shares[45.0] < shares[0.0] - 0.005
+    between = 0.5 * sum(shares.values())
+    given = []
+
+    def predict(hi):
+        given.extend(np.mean(hi[..., 0] == 0.0, axis=(1, 2)))
+        return hi[..., 0]
+
+    # Eight orientations: 0, 45, 90, ... of which only the odd ones of this patch pass.
+    predict_sky(predict, {**whole, "mask": mask[None]}, 0, GRID, centres_nside=8, rotations=8, most_masked=between)
+    assert given
+    assert max(given) <= between
+    assert min(given) == pytest.approx(shares[45.0], abs=0.02)
+
+
+def test_memory_is_what_is_said():
+    """40 bytes per pixel of the sky, beside patches that are small here."""
+    nside = 512
+    n_pixels = 12 * nside**2
+    mask = np.zeros((1, n_pixels), np.float32)
+    mask[0, healpy.query_disc(nside, healpy.pix2vec(8, 300), np.radians(5.0))] = 1.0
+    cube = np.broadcast_to(np.float32(1.0), (1, n_pixels, 1))
+    grid = GnomonicGrid(side=16, pixel_size=46.8)
+    tracemalloc.start()
+    try:
+        predict_sky(channel(0), {"hi_cube": cube, "mask": mask}, 0, grid, batch_size=4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 35.0 < peak / n_pixels < 42.0
 
 
 def test_batches_change_nothing(sky):
@@ -242,6 +315,8 @@ def test_file_may_be_compressed(prediction, tmp_path):
 def test_files_that_cannot_be_written(prediction, tmp_path):
     with pytest.raises(ValueError, match=r"dust.h5: expected a file to write that ends in .fits or .fits.gz"):
         write_sky(tmp_path / "dust.h5", prediction)
+    with pytest.raises(ValueError, match=r"unseen: expected one per pixel, \(49152,\), got shape \(5,\)"):
+        write_sky(tmp_path / "dust.fits", prediction, unseen=np.ones(5))
     with pytest.raises(FileNotFoundError, match=r"none does not exist. Make it first"):
         write_sky(tmp_path / "none" / "dust.fits", prediction)
     (tmp_path / "folder.fits").mkdir()
@@ -270,9 +345,14 @@ def export(folder, channels=3, side=None, factor=2.0, facts=None, maps=True):
 
 
 FACTS = {
-    "preset": {"cutout_cells": 32, "pixel_size": 46.8, "interpolation": "bilinear", "most_masked": 0.7},
-    "normalization": {"velocities": VELOCITIES.tolist()},
-}
+    "preset": {
+        "cutout_cells": 32, "pixel_size": 46.8, "interpolation": "bilinear", "most_masked": 0.7, "train_area": "north",
+    },
+    "data": {"fingerprint": "sha256:" + "0123456789abcdef" * 4, "simulations": 1, "maps": 1},
+    "normalization": {
+        "velocities": VELOCITIES.tolist(), "low_pass_ell": 60.0, "low_pass_order": 4.0, "nside": NSIDE,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +374,7 @@ def write_sky_database(path, sky, velocities=VELOCITIES, unit="K", **attributes)
     return path
 
 
-def test_a_model_and_a_database_become_a_file(model, sky, tmp_path):
+def test_a_model_and_a_database_become_a_file(model, sky, tmp_path, caplog):
     data = write_sky_database(tmp_path / "sky.h5", sky, low_pass_ell=60.0)
     facts = write_sky_prediction(model, data, tmp_path / "dust.fits", batch_size=9)
     expected = predict_sky(lambda hi: 2.0 * hi[..., 0], sky, 0, GRID, interpolation="bilinear")
@@ -307,12 +387,98 @@ def test_a_model_and_a_database_become_a_file(model, sky, tmp_path):
     header = dict(header)
     assert (header["MODEL"], header["DATA"], header["SKY"], header["SIDE"]) == ("dust", "sky.h5", 0, 32)
     assert (header["PIXSIZE"], header["LOWPASS"], header["VERSION"]) == (46.8, 60.0, "1")
+    assert (header["TRAINED"], header["SPLITBY"]) == ("north", "area")
+    assert FACTS["data"]["fingerprint"].startswith(header["TRAINSKY"])
+    assert len(header["TRAINSKY"]) == 60
+    assert facts["trained"] == "trained on the north (split by area, training data sha256:0123456789ab)"
+    latitude = healpy.pix2ang(NSIDE, np.arange(PIXELS), lonlat=True)[1]
+    unseen = healpy.read_map(tmp_path / "dust.fits", field=3, dtype=None)
+    np.testing.assert_array_equal(unseen, latitude < -1e-5)
+    assert header["TTYPE4"] == "UNSEEN"
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("area", "inside", "outside"),
+    [("south", -45.0, 45.0), ("east", (270.0, 0.0), (90.0, 0.0)), ("west", (90.0, 0.0), (270.0, 0.0))],
+)
+def test_what_is_unseen_is_the_other_side(area, inside, outside):
+    unseen = _outside(area, NSIDE)
+    inside, outside = (
+        healpy.ang2pix(NSIDE, *(where if np.ndim(where) else (10.0, where)), lonlat=True) for where in (inside, outside)
+    )
+    assert (unseen[inside], unseen[outside]) == (False, True)
+    assert unseen.mean() == pytest.approx(0.5, abs=0.01)
+    # Nothing of it is in any cutout of the training.
+    drawn = dict(zip(("north", "south", "east", "west"), (*north_south(), *east_west()), strict=True))[area]
+    centres = drawn.draw(300, np.random.default_rng(1))
+    assert not unseen[GnomonicGrid().pixels(NSIDE, *centres, np.arange(300.0))].any()
+
+
+@pytest.mark.parametrize(
+    ("simulations", "ending"),
+    [
+        (1, r"predictions in the north are no test of it\."),
+        (3, "no test of it, unless sky 1 was one of the test skies"),
+    ],
+)
+def test_predictions_of_the_training_data_are_no_test(sky, tmp_path, caplog, simulations, ending):
+    several = {name: np.repeat(maps, 3, axis=0) for name, maps in sky.items()}
+    data = write_sky_database(tmp_path / "sky.h5", several)
+    known = {"fingerprint": Database(data).scan().fingerprint, "simulations": simulations}
+    trained = _training_of({**FACTS, "data": known})
+    _warn_of_training_data(Database(data), 1, trained)
+    assert re.search(r"sky\.h5: the network was trained on these data: .*" + ending, caplog.text)
+    assert trained["splitby"] == ("area" if simulations == 1 else "sky and area")
+    caplog.clear()
+    _warn_of_training_data(Database(data), 1, {**trained, "trainsky": "sha256:0"})
+    _warn_of_training_data(Database(data), 1, {})
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("attributes", "warning"),
+    [
+        ({}, None),
+        ({"low_pass_ell": 60.0, "low_pass_order": 4.0}, None),
+        (
+            {"low_pass_ell": 40.0, "low_pass_order": 4.0},
+            "the HI is low-passed at multipole 40 with order 4, that of the training low-passed at multipole 60 with",
+        ),
+        ({"low_pass_ell": 60.0, "low_pass_order": 2.0}, "the HI is .* 60 with order 2, that of .* 60 with order 4: "),
+        ({"low_pass_ell": 0.0}, "the HI is not low-passed, that of the training low-passed at multipole 60: the"),
+    ],
+)
+def test_another_preparation_is_named(sky, tmp_path, caplog, attributes, warning):
+    predictor = types.SimpleNamespace(facts=FACTS)
+    _compare_preparation(predictor, Database(write_sky_database(tmp_path / "sky.h5", sky, **attributes)))
+    assert len(caplog.records) == (warning is not None)
+    if warning:
+        assert re.search(r"sky\.h5: " + warning, caplog.text)
+        assert caplog.records[0].levelname == "WARNING"
+    caplog.clear()
+    # Models that do not say it are taken as they are.
+    _compare_preparation(types.SimpleNamespace(facts={}), Database(tmp_path / "sky.h5"))
+    assert not caplog.records
+
+
+def test_another_nside_is_no_warning(sky, tmp_path, caplog):
+    facts = {"normalization": {"nside": 1024, "low_pass_ell": 0.0, "low_pass_order": 4.0}}
+    data = write_sky_database(tmp_path / "sky.h5", sky, low_pass_ell=0.0, low_pass_order=2.0)
+    with caplog.at_level(logging.INFO):
+        _compare_preparation(types.SimpleNamespace(facts=facts), Database(data))
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "sky.h5: nside is 64, that of the training 1024" in caplog.text
 
 
 def test_a_model_of_other_origin_gets_the_papers_patches(sky, tmp_path, caplog):
     model = export(tmp_path / "plain", side=64)
     data = write_sky_database(tmp_path / "sky.h5", sky)
-    write_sky_prediction(model, data, tmp_path / "dust.fits", centres_nside=8, batch_size=64)
+    facts = write_sky_prediction(model, data, tmp_path / "dust.fits", centres_nside=8, batch_size=64)
+    assert facts["trained"] == "the model does not say which part of the sky it was trained on"
+    with fits.open(tmp_path / "dust.fits") as units:
+        assert units[1].columns.names == ["DUST", "SCATTER", "PATCHES"]
+        assert not {"TRAINED", "TRAINSKY", "SPLITBY"} & set(units[1].header)
     assert "does not say how large the pixels of its patches are" in caplog.text
     assert dict(healpy.read_map(tmp_path / "dust.fits", h=True)[1])["PIXSIZE"] == 23.4
 

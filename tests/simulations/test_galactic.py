@@ -4,6 +4,7 @@ import healpy
 import numpy as np
 import pytest
 import scipy.integrate
+from astropy import units
 
 from keras_cosmo.simulations.galactic import COLUMN_PER_KELVIN, PHASES, GalacticSkySimulator
 from keras_cosmo.sphere import butterworth
@@ -211,6 +212,24 @@ def test_uncorrelated_share_of_the_variance(clean):
     straight = dataclasses.replace(CLEAN, linear=True)
     again = straight.simulate((), 1)["dust"] - dataclasses.replace(straight, uncorrelated=0.0).simulate((), 1)["dust"]
     assert np.corrcoef(again[0], other)[0, 1] > 0.999
+
+
+def test_emissivity_is_close_to_what_planck_measured():
+    """0.14 MJy/sr for 1e20 atoms per cm^2 at 545 GHz, as a Rayleigh-Jeans temperature."""
+    intensity = 0.14 * units.MJy / units.sr
+    temperature = intensity.to(units.uK, units.brightness_temperature(545 * units.GHz))
+    assert temperature.value == pytest.approx(15.3, abs=0.05)
+    assert pytest.approx(temperature.value, rel=0.05) == GalacticSkySimulator().emissivity
+    assert "that is 15.3 uK_RJ" in " ".join(GalacticSkySimulator.__doc__.split())
+
+
+def test_independent_dust_shares_the_latitudes_of_the_gas(clean):
+    independent = clean["dust"] - dataclasses.replace(CLEAN, uncorrelated=0.0).simulate((), 1)["dust"][0]
+    used = clean["mask"] > 0.0
+    sine = np.abs(np.sin(np.radians(healpy.pix2ang(32, np.arange(12 * 32**2), lonlat=True)[1])))
+    slope = np.polyfit(np.log(sine[used]), np.log(independent[used]), 1)[0]
+    assert slope == pytest.approx(-0.3, abs=0.25)
+    assert slope < 0.0
 
 
 def test_dust_of_gas_is_the_dust_without_its_other_parts():

@@ -61,6 +61,24 @@ def test_values_that_are_alike_in_a_cell_count_once():
     assert found.standard_error / naive > 4
 
 
+def test_a_set_is_worth_no_more_than_its_cutouts():
+    # Both cells have the same mean, so that chance makes the error of the mean small.
+    values = np.array([1.0, 2.0, 3.0, 1.0, 2.0, 3.01])
+    cells = np.array([0, 0, 0, 1, 1, 1])
+    found = block_bootstrap(values, cells)
+    assert values.var(ddof=1) / found.standard_error**2 > 1000
+    assert effective_number(values, cells) == 6
+    both = np.stack([values, values], axis=1)
+    both[0, 1] = np.nan
+    assert np.all(effective_number(both, cells) <= [6, 5])
+    # From 20 cells: by a factor of two up and down.
+    generator, numbers = np.random.default_rng(3), []
+    for trial in range(60):
+        values, ids = block_data(generator)
+        numbers.append(effective_number(values, ids, n=300, seed=trial) * np.sum(np.bincount(ids) ** 2) / len(ids) ** 2)
+    assert 1.2 < np.quantile(numbers, 0.84) / np.quantile(numbers, 0.16) < 4
+
+
 @pytest.mark.parametrize("cells", [8, 20])
 def test_intervals_cover_the_truth(cells):
     generator = np.random.default_rng(5)
