@@ -61,7 +61,7 @@ def imports(source: str):
 
 
 # Gradients of several networks at once need a tape, which Keras does not have.
-MAY_USE_TENSORFLOW = ("models/line_separator.py",)
+MAY_USE_TENSORFLOW = ("models/line_separator.py", "models/higlow.py")
 
 
 def violations(room: str, source: str):

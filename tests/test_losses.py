@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cosmo.losses import CorrelationLoss, CorrelationMetric, MaskedDifference, StandardizedMeanSquaredError
+from keras_cosmo.losses import (
+    CorrelationLoss,
+    CorrelationMetric,
+    MaskedDifference,
+    MomentLoss,
+    StandardizedMeanSquaredError,
+)
 
 
 def test_by_hand():
@@ -275,3 +281,99 @@ def test_metric_names():
         CorrelationMetric(PIXEL, estimator="mean")
     with pytest.raises(ValueError, match="`difference_unit`: expected a positive"):
         MaskedDifference(0.0)
+
+
+def moment_batch(count=40, seed=0):
+    """True parameters, and predicted means and standard deviations of the size of the residuals."""
+    generator = np.random.default_rng(seed)
+    true = generator.normal([0.3, 8.0], [0.1, 2.0], (count, 2))
+    mean = true + generator.normal(0, [0.05, 1.0], (count, 2))
+    return true, np.concatenate([mean, generator.uniform([0.02, 0.5], [0.1, 2.0], (count, 2))], axis=1)
+
+
+@pytest.mark.parametrize("gradient", ["moments", "paper"])
+def test_moment_loss_by_hand(gradient):
+    """The formula of the paper with means for sums, whatever the unit and the kind of gradient."""
+    true, predicted = moment_batch()
+    residual, deviation = predicted[:, :2] - true, predicted[:, 2:]
+    expected = np.log((residual**2).mean(axis=0)) + np.log(((residual**2 - deviation**2) ** 2).mean(axis=0))
+    # In units of the standard deviation: minus twice and four times its logarithm.
+    expected = expected.sum() - 6 * np.log(0.1 * 2.0)
+    loss = MomentLoss([0.1, 2.0], gradient, floor=1e-9)
+    checks.check_loss(loss, true, predicted, expected)
+    assert float(loss(true[:1], predicted[:1])) == pytest.approx(
+        np.log(
+            (residual[:1] / [0.1, 2]) ** 2 * ((residual[:1] / [0.1, 2]) ** 2 - (deviation[:1] / [0.1, 2]) ** 2) ** 2
+        ).sum(),
+        rel=1e-5,
+    )
+
+
+def gradient_of(loss, true, predicted):
+    predicted = tf.convert_to_tensor(predicted)
+    with tf.GradientTape() as tape:
+        tape.watch(predicted)
+        value = loss(tf.convert_to_tensor(true), predicted)
+    return tape.gradient(value, predicted).numpy()
+
+
+def test_paper_gradient_is_that_of_its_formula():
+    true, predicted = moment_batch(6)
+    loss = MomentLoss([0.1, 2.0], "paper")
+    step = 1e-6 * np.random.default_rng(1).normal(size=predicted.shape)
+    expected = (loss.call(true, predicted + step) - loss.call(true, predicted - step)) / 2
+    assert np.sum(gradient_of(loss.call, true, predicted) * step) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_moment_gradient_by_hand():
+    """Of (m - t)^2 / (mean s^2) and, with m fixed, ((m - t)^2 - s^2)^2 / (2 mean s^4), divisors fixed."""
+    true, predicted = moment_batch(6)
+    residual, deviation = predicted[:, :2] - true, predicted[:, 2:]
+    first = 2 * residual / 6 / (deviation**2).mean(axis=0)
+    second = -4 * deviation * (residual**2 - deviation**2) / 6 / (2 * (deviation**4).mean(axis=0))
+    found = gradient_of(MomentLoss([0.1, 2.0], floor=1e-9).call, true, predicted)
+    np.testing.assert_allclose(found, np.concatenate([first, second], axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 8, 64])
+def test_mean_gradient_is_zero_at_the_moments_of_a_skewed_posterior(batch):
+    """Parameters drawn from a gamma distribution; one column per batch. The formula's own gradient is not zero."""
+    count = 100_000 // batch
+    true = np.random.default_rng(3).gamma(2.0, 1.0, (batch, count))
+    predicted = np.repeat([[2.0, np.sqrt(2.0)]], count, axis=1).repeat(batch, axis=0)
+    pulls = {}
+    for gradient in ("moments", "paper"):
+        found = gradient_of(MomentLoss(np.ones(count), gradient).call, true, predicted).sum(axis=0).reshape(2, count)
+        pulls[gradient] = found.mean(axis=1) / (found.std(axis=1) / np.sqrt(count))
+    assert np.abs(pulls["moments"]).max() < 4
+    assert np.abs(pulls["paper"]).max() > 6
+
+
+@pytest.mark.parametrize("gradient", ["moments", "paper"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_moment_loss_is_finite_in_batches_without_residuals(gradient, dtype):
+    true = np.array([[0.5]], dtype)
+    for predicted in ([[0.5, 0.0]], [[0.5, 0.1]], [[0.25, 0.25]], [[0.5, 1e-4]], [[3.0, 0.5]]):
+        predicted = np.array(predicted, dtype)
+        value = MomentLoss([1.0], gradient)(true, predicted)
+        assert keras.backend.standardize_dtype(value.dtype) == "float32"
+        assert np.isfinite(value)
+        assert np.isfinite(gradient_of(MomentLoss([1.0], gradient), true, predicted)).all()
+
+
+def test_moment_loss_wrong_arguments():
+    for value in ([0.0], [-1.0, 1.0], [float("nan")], 0.0):
+        with pytest.raises(ValueError, match="`standard_deviation`: expected a positive, finite number"):
+            MomentLoss(value)
+    with pytest.raises(ValueError, match="`standard_deviation`: expected one per parameter, got none"):
+        MomentLoss([])
+    with pytest.raises(ValueError, match=r"`gradient`: expected one of \['moments', 'paper'\], got 'exact'"):
+        MomentLoss([1.0], "exact")
+    with pytest.raises(ValueError, match="`floor`: expected a positive, finite number"):
+        MomentLoss([1.0], floor=0.0)
+    true, predicted = moment_batch(3)
+    for wrong in ((true, predicted[:, :3]), (true[:, :1], predicted), (true, predicted[..., None])):
+        with pytest.raises(ValueError, match=r"expected `y_true` of shape \(batch, 2\) and `y_pred` of shape"):
+            MomentLoss([0.1, 2.0])(*wrong)
+    with pytest.raises(ValueError, match="takes no weights"):
+        MomentLoss([0.1, 2.0])(true, predicted, sample_weight=np.ones(3))
