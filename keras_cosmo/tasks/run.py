@@ -337,8 +337,11 @@ def _write_columns(path, columns):
 
 
 def _without_nan(metrics):
-    """NaN, a number that could not be measured, is null in JSON."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()}
+    """NaN and infinity, numbers that could not be measured, are null in JSON."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
 
 
 def _number(value):

@@ -1,0 +1,419 @@
+"""What the HIGlow task measures and draws: posteriors and their calibration, generated maps and their statistics."""
+
+from keras_cosmo.tasks.task import Evaluation
+
+FLOW, CORRECTED, FIELD, MOMENTS = "HIGlow", "HIGlow, corrected", "Gaussian field", "moment network"
+# Begin of their keys in metrics.json.
+KEYS = {
+    FLOW: "",
+    CORRECTED: "corrected/",
+    FIELD: "baseline/gaussian_field/",
+    f"{FIELD}, corrected": "baseline/gaussian_field/corrected/",
+    MOMENTS: "baseline/moment_network/",
+}
+LEVELS = (0.5, 0.68, 0.95)
+LIKELIHOOD_BATCH = 400
+NEAREST_GENERATED, NEAREST_TRAINING = 64, 2000
+SHOWN_MAPS = 4
+
+
+def evaluate(task, preset, model, prepared, seed) -> Evaluation:
+    """Posteriors of validation maps correct those of the test maps; samples at the parameters of the test."""
+    import numpy as np
+
+    from keras_cosmo.models.gaussian_field import GaussianField
+
+    database, split = prepared.database, prepared.split
+    parameters = database.parameters
+    training = split.maps("train", database.simulation)
+    field = task.field(database)
+    training_maps, training_parameters = database.read(field, training), database.targets(training)
+    gaussian = GaussianField().fit(training_maps, training_parameters)
+    chosen = {part: task.chosen(preset, prepared, part) for part in ("validation", "test")}
+    likelihoods = {
+        FLOW: lambda maps, values: np.asarray(model.log_prob(maps, values)),
+        FIELD: gaussian.log_prob,
+    }
+    _, true, simulation = chosen["test"]
+    metrics, tempered, numbers, temperatures = {}, {}, {}, {}
+    for name, likelihood in likelihoods.items():
+        posteriors = {part: grid(preset, likelihood, maps, parameters) for part, (maps, _, _) in chosen.items()}
+        found = temperature_of(posteriors["validation"], *chosen["validation"][1:])
+        temperatures[name] = found
+        metrics |= {
+            f"{KEYS[name]}temperature": found.temperature,
+            f"{KEYS[name]}temperature_standard_error": found.standard_error,
+        }
+        for label, temperature in ((name, 1.0), (f"{name}, corrected", found.temperature)):
+            tempered[label] = [posterior.tempered(temperature) for posterior in posteriors["test"]]
+            numbers[label] = numbers_of(tempered[label], true, parameters)
+            scores = posterior_scores(tempered[label], numbers[label], true, simulation, database.parameter_names)
+            metrics |= {f"{KEYS[label]}{key}": value for key, value in scores.items()}
+    metrics |= {f"prior_rms/{p.name}": (p.high - p.low) / np.sqrt(12.0) for p in parameters}
+    if preset.moment_epochs:
+        found = moment_scores(preset, prepared, training_maps, training_parameters, chosen["test"], seed)
+        metrics |= {f"{KEYS[MOMENTS]}{key}": value for key, value in found.items()}
+    metrics["log_prob_per_pixel"] = float(np.mean(likelihoods[FLOW](*chosen["test"][:2])) / training_maps[0].size)
+    metrics[f"{KEYS[FIELD]}log_prob_per_pixel"] = float(
+        np.mean(likelihoods[FIELD](*chosen["test"][:2])) / training_maps[0].size
+    )
+    metrics |= inversion_error(model, chosen["test"][0][:16], chosen["test"][1][:16])
+    samples = generate(preset, model, gaussian, prepared, task, seed)
+    compared = compare_samples(preset, samples, database, training_maps)
+    for name in (FLOW, FIELD):
+        metrics |= {f"{KEYS[name]}{key}": value for key, value in sample_scores(compared, name).items()}
+    metrics["test_maps"], metrics["test_simulations"] = len(true), len(np.unique(simulation))
+    columns = {"posteriors": posterior_columns(tempered, true, simulation, database.parameter_names)}
+    return Evaluation(
+        metrics=metrics,
+        tables=tables(preset, metrics, database.parameter_names, task.paper_values(preset)),
+        arrays={
+            "true": true,
+            "simulation": simulation,
+            "posteriors": tempered,
+            "numbers": numbers,
+            "samples": samples,
+            "compared": compared,
+        },
+        columns=columns,
+    )
+
+
+def grid(preset, likelihood, maps, parameters) -> list:
+    """Posterior of each map on a grid over the prior."""
+    from keras_cosmo.inference.posterior import grid_posteriors
+
+    return grid_posteriors(likelihood, maps, parameters, preset.grid_cells, batch_size=LIKELIHOOD_BATCH)
+
+
+def temperature_of(posteriors, true, simulation):
+    """The factor on the log-likelihood that makes the posteriors of the validation maps right."""
+    from keras_cosmo.statistics.calibration import fit_temperature
+
+    return fit_temperature(posteriors, true, simulation, bounds=(1e-3, 10.0))
+
+
+def numbers_of(posteriors, true, parameters):
+    """Numbers that are uniform if the posteriors are right."""
+    from keras_cosmo.statistics.calibration import calibration_numbers
+
+    return calibration_numbers(
+        posteriors, true, [parameter.low for parameter in parameters], [parameter.high for parameter in parameters]
+    )
+
+
+def posterior_scores(posteriors, numbers, true, simulation, names) -> dict:
+    """Errors of the posterior means, widths and coverage."""
+    import numpy as np
+
+    from keras_cosmo.statistics.calibration import calibration_scores
+
+    mean = np.array([posterior.mean for posterior in posteriors])
+    deviation = np.array([posterior.standard_deviation for posterior in posteriors])
+    scores = calibration_scores(numbers, names, simulation, levels=LEVELS)
+    for column, name in enumerate(names):
+        scores[f"rmse/{name}"] = float(np.sqrt(np.mean((mean - true)[:, column] ** 2)))
+        scores[f"bias/{name}"] = float(np.mean((mean - true)[:, column]))
+        scores[f"posterior_standard_deviation/{name}"] = float(deviation[:, column].mean())
+    at_truth = [float(posterior.log_density(row)) for posterior, row in zip(posteriors, true, strict=True)]
+    scores["log_posterior_at_truth"] = float(np.mean(at_truth))
+    return scores
+
+
+def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
+    """A network that predicts mean and deviation of the posterior, trained here on the same training maps."""
+    import keras
+    import numpy as np
+
+    from keras_cosmo.data.augmentation import augment_periodic_squares
+    from keras_cosmo.losses import MomentLoss
+    from keras_cosmo.models.moment_network import MomentNetwork
+
+    logarithm = np.log10(np.maximum(maps, 1e-10))
+    known = prepared.database.parameters
+    network = MomentNetwork(
+        maps.shape[1:],
+        [parameter.name for parameter in known],
+        [parameter.low for parameter in known],
+        [parameter.high for parameter in known],
+        input_mean=float(logarithm.mean()),
+        input_standard_deviation=float(logarithm.std()),
+        seed=seed,
+    )
+    steps = max(1, len(maps) // preset.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, steps * preset.moment_epochs)
+    network.compile(keras.optimizers.Adam(rate), MomentLoss(network.prior_standard_deviation))
+    generator = np.random.default_rng(seed)
+    for _ in range(preset.moment_epochs):
+        order = generator.permutation(len(maps))
+        for step in range(steps):
+            rows = order[step * preset.batch_size : (step + 1) * preset.batch_size]
+            turned = augment_periodic_squares(maps[rows], generator)
+            network.train_on_batch(np.ascontiguousarray(turned, np.float32), parameters[rows].astype(np.float32))
+    mean, deviation = network.moments(test[0])
+    scores = {}
+    for column, parameter in enumerate(known):
+        error = mean[:, column] - test[1][:, column]
+        scores[f"rmse/{parameter.name}"] = float(np.sqrt(np.mean(error**2)))
+        scores[f"bias/{parameter.name}"] = float(error.mean())
+        scores[f"posterior_standard_deviation/{parameter.name}"] = float(deviation[:, column].mean())
+        pull = error / deviation[:, column]
+        scores[f"root_mean_square_pull/{parameter.name}"] = float(np.sqrt(np.mean(pull**2)))
+        # Of a Gaussian posterior, which is all that a network of two moments has.
+        for level, width in zip(LEVELS, (0.6745, 0.9945, 1.96), strict=True):
+            scores[f"coverage_{100 * level:g}/{parameter.name}"] = float(np.mean(np.abs(pull) <= width))
+    return scores
+
+
+def inversion_error(model, maps, parameters) -> dict:
+    """Largest relative error of maps that went to latent variables and back."""
+    import numpy as np
+
+    back = np.asarray(model.from_latent(model.latent(maps, parameters), parameters.astype(maps.dtype)))
+    return {"inversion_error": float(np.max(np.abs(back / maps - 1.0)))}
+
+
+def generate(preset, model, gaussian, prepared, task, seed) -> dict:
+    """Maps of the test simulations, and as many generated with the parameters of each as asked for."""
+    import numpy as np
+
+    database = prepared.database
+    maps = prepared.split.maps("test", database.simulation)
+    ids, first = np.unique(database.simulation[maps], return_index=True)
+    values = database.targets(maps[first])
+    generator = np.random.default_rng(seed)
+    drawn = np.asarray(
+        model.sample(values.astype(np.float32), preset.generated_maps, seed=generator.integers(2**31, size=2))
+    )
+    return {
+        "true": database.read(task.field(database), maps),
+        "simulation": database.simulation[maps],
+        "ids": ids,
+        "parameters": values,
+        "generated_simulation": np.repeat(ids, preset.generated_maps),
+        FLOW: np.moveaxis(drawn, 0, 1).reshape(-1, *drawn.shape[2:]),
+        FIELD: gaussian.sample(values, preset.generated_maps, seed).reshape(-1, *drawn.shape[2:]),
+    }
+
+
+def compare_samples(preset, samples, database, training) -> dict:
+    """Spectra, pixels and nearest training maps of generated and unseen maps."""
+    from keras_cosmo.statistics import map_samples
+
+    # Ten times beyond what the training maps hold is no map of theirs.
+    limits = {"low": float(training.min()) / 10.0, "high": float(training.max()) * 10.0}
+    ids = samples["simulation"], samples["generated_simulation"]
+    result = {"spectra": {}, "by_simulation": {}, "pixels": {}, "moments": {}}
+    for name in (FLOW, FIELD):
+        pair = samples["true"], samples[name]
+        result["spectra"][name] = map_samples.compare_sample_spectra(*pair, database.cell_size, *ids, **limits)
+        result["by_simulation"][name] = map_samples.compare_spectra_by_simulation(
+            *pair, database.cell_size, *ids, **limits
+        )
+        result["pixels"][name] = map_samples.compare_pixels(*pair, *ids, **limits)
+        result["moments"][name] = map_samples.compare_moments(*pair, *ids, **limits)
+    few = slice(None, None, max(1, len(samples[FLOW]) // NEAREST_GENERATED))
+    unseen = slice(None, None, max(1, len(samples["true"]) // NEAREST_GENERATED))
+    result["training"] = training[:: max(1, len(training) // NEAREST_TRAINING)]
+    result["generated"] = samples[FLOW][few]
+    result["nearest"] = map_samples.nearest_training_maps(result["generated"], result["training"])
+    result["nearest_of_unseen"] = map_samples.nearest_training_maps(samples["true"][unseen], result["training"])
+    result["memorization"] = map_samples.memorization_test(
+        result["generated"],
+        samples["true"][unseen],
+        result["training"],
+        samples["generated_simulation"][few],
+        samples["simulation"][unseen],
+    )
+    return result
+
+
+def sample_scores(compared, name) -> dict:
+    """Numbers of the generated maps of one model."""
+    import numpy as np
+
+    spectra, pixels = compared["spectra"][name], compared["pixels"][name]
+    scores = {
+        "power_mean_error": float(np.nanmean(np.abs(spectra.mean_error))),
+        "power_scatter_error": float(np.nanmean(np.abs(spectra.scatter_error))),
+        "pixel_distance": float(pixels.wasserstein),
+        "failed_samples": float(spectra.check.failure_rate),
+    }
+    third = np.array_split(np.arange(len(spectra.mean_error)), 3)
+    for place, label in zip(third, ("large", "middle", "small"), strict=True):
+        scores[f"power_mean_error/{label}"] = float(np.nanmean(spectra.mean_error[place]))
+        scores[f"power_scatter_error/{label}"] = float(np.nanmean(spectra.scatter_error[place]))
+    if name == FLOW:
+        test = compared["memorization"]
+        scores["probability_nearer_to_training"] = float(test.probability_nearer)
+    return scores
+
+
+def posterior_columns(tempered, true, simulation, names) -> dict:
+    """True parameters, posterior means and deviations of every test map, as a file."""
+    import numpy as np
+
+    columns = {"simulation": simulation}
+    for column, name in enumerate(names):
+        columns[f"{name}_true"] = true[:, column]
+        for label, suffix in ((FLOW, ""), (CORRECTED, "_corrected"), (FIELD, "_gaussian_field")):
+            columns[f"{name}_mean{suffix}"] = np.array([p.mean[column] for p in tempered[label]])
+            columns[f"{name}_standard_deviation{suffix}"] = np.array(
+                [p.standard_deviation[column] for p in tempered[label]]
+            )
+    return columns
+
+
+def tables(preset, metrics, names, paper) -> list:
+    """What is printed last and opens the report."""
+    from keras_cosmo.figures.report import Table
+
+    models = (FLOW, CORRECTED, FIELD, f"{FIELD}, corrected", *((MOMENTS,) if preset.moment_epochs else ()))
+
+    def cell(name, key, digits=3):
+        value = metrics.get(f"{KEYS[name]}{key}")
+        return "" if value is None else f"{value:.{digits}f}"
+
+    rows = []
+    for name in names:
+        wanted = f"rmse/{name}"
+        rows.append(
+            [
+                f"rms error of {name}",
+                *(cell(model, wanted) for model in models),
+                f"{metrics[f'prior_rms/{name}']:.3f}",
+                f"{paper[wanted]:.3f}" if wanted in paper else "",
+            ]
+        )
+        rows.append(
+            [
+                f"posterior width of {name}",
+                *(cell(model, f"posterior_standard_deviation/{name}") for model in models),
+                "",
+                "",
+            ]
+        )
+    for level in LEVELS:
+        key = f"coverage_{100 * level:g}"
+        for name in (*names, "joint"):
+            rows.append([f"{level:.0%} region holds {name}", *(cell(m, f"{key}/{name}", 2) for m in models), "", ""])
+    rows.append(["log posterior at the truth", *(cell(m, "log_posterior_at_truth", 2) for m in models), "", ""])
+    rows.append(["temperature", "1", cell(FLOW, "temperature"), "1", cell(FIELD, "temperature")])
+    rows[-1] += [""] * (len(models) + 3 - len(rows[-1]))
+    first = Table(
+        title=f"Posterior of {metrics['test_maps']} unseen maps of {metrics['test_simulations']} simulations",
+        header=["", *models, "prior", "paper*"],
+        rows=rows,
+        note=(
+            "Means of the posterior on a grid over the uniform prior (equation 2). Corrected: the log-likelihood times "
+            "a temperature fitted on the validation part. Gaussian field: of log10, its spectrum fitted as a function "
+            "of the parameters. Moment network: trained for mean and deviation alone. *As published, on maps of CAMELS "
+            "of simulations that are in the training too; shown for orientation, not reached or missed here."
+        ),
+    )
+    rows = [
+        [label, *(cell(model, key, digits) for model in (FLOW, FIELD))]
+        for label, key, digits in (
+            ("mean P(k), mean absolute error", "power_mean_error", 3),
+            ("mean P(k), large scales", "power_mean_error/large", 3),
+            ("mean P(k), middle scales", "power_mean_error/middle", 3),
+            ("mean P(k), small scales", "power_mean_error/small", 3),
+            ("scatter of P(k), mean absolute error", "power_scatter_error", 3),
+            ("distance of the pixel distributions [dex]", "pixel_distance", 4),
+            ("generated maps that failed", "failed_samples", 4),
+            ("log-density of unseen maps per pixel [nats]", "log_prob_per_pixel", 4),
+            ("nearer to the training than unseen maps", "probability_nearer_to_training", 2),
+        )
+    ]
+    second = Table(
+        title="Generated maps, against unseen maps with the same parameters",
+        header=["", FLOW, FIELD],
+        rows=rows,
+        note=(
+            "Power spectra of log10 of the maps, fractional errors. Distance: Wasserstein, of log10 of the pixels. "
+            "Nearer to the training: probability that a generated map has a nearer training map than an unseen one, "
+            "0.5 for maps that are new, 1 for copies. Maps that are not finite, not positive or ten times beyond the "
+            "training's range have failed; they are counted, not hidden."
+        ),
+    )
+    return [first, second]
+
+
+def draw_figures(task, preset, prepared, evaluation, history) -> dict:
+    """Figures 2 and 3 of the paper, the calibration, and what is nearest in the training maps."""
+    import numpy as np
+
+    from keras_cosmo.figures import higlow as draw
+    from keras_cosmo.figures.regression import loss_history
+
+    database, arrays = prepared.database, evaluation.arrays
+    parameters, samples, compared = database.parameters, arrays["samples"], arrays["compared"]
+    cell_size, unit = database.cell_size, database.fields[task.field(database)].unit
+    count = len(samples["ids"])
+    # Spread over the first parameter.
+    order = np.argsort(samples["parameters"][:, 0])[(2 * np.arange(SHOWN_MAPS) + 1) * count // (2 * SHOWN_MAPS)]
+    ids = samples["ids"][order]
+    titles = [draw.parameter_title(samples["parameters"][row], parameters) for row in order]
+    real = np.stack([samples["true"][np.flatnonzero(samples["simulation"] == number)[0]] for number in ids])
+    made = np.stack([samples[FLOW][samples["generated_simulation"] == number][:2] for number in ids])
+    figures = {
+        "generated_maps": (
+            draw.generated_maps(real, made, cell_size, titles, unit),
+            "Unseen maps (top) and maps generated with the same parameters (figure 2A).",
+        ),
+        "spectra": (
+            draw.spectra(compared["spectra"]),
+            "Mean and standard deviation of the power spectrum over generated and unseen maps (figure 2B).",
+        ),
+        "conditional_spectra": (
+            draw.conditional_spectra(compared["by_simulation"], ids.tolist(), titles),
+            "The same at the parameters of single simulations (figure 2C).",
+        ),
+        "pixel_distributions": (
+            draw.pixel_distributions(compared["pixels"]),
+            "Distribution of the pixels of generated and unseen maps.",
+        ),
+        "calibration": (
+            draw.calibration(arrays["numbers"][FLOW], parameters, arrays["simulation"], arrays["numbers"][CORRECTED]),
+            "Ranks of the truth and coverage of credible regions, as trained and with the temperature of the "
+            "validation part.",
+        ),
+        "estimated_against_true": (
+            draw.estimated_against_true(
+                arrays["true"],
+                np.array([posterior.mean for posterior in arrays["posteriors"][CORRECTED]]),
+                parameters,
+                simulation=arrays["simulation"],
+                paper={name.removeprefix("rmse/"): value for name, value in task.paper_values(preset).items()},
+            ),
+            "Posterior means of unseen maps against the true parameters (figure 3B).",
+        ),
+        "nearest_training_maps": (
+            draw.nearest_training_maps(
+                compared["generated"][:SHOWN_MAPS],
+                compared["nearest"].aligned(compared["training"])[:SHOWN_MAPS],
+                compared["nearest"].distance[:SHOWN_MAPS],
+                cell_size,
+                compared["nearest"].distance,
+                compared["nearest_of_unseen"].distance,
+                unit,
+            ),
+            "Generated maps and the training maps most like them, up to shifts and turns.",
+        ),
+        "loss_history": (
+            loss_history(history),
+            "Negative log-likelihood per pixel on training and validation maps after each epoch; learning rate.",
+        ),
+    }
+    if len(parameters) == 2:
+        rows = np.arange(0, len(arrays["true"]), max(1, len(arrays["true"]) // SHOWN_MAPS))[:SHOWN_MAPS]
+        chosen = [arrays["posteriors"][CORRECTED][row] for row in rows]
+        names = [parameter.name for parameter in parameters]
+        marginals = [posterior.marginal(*names) for posterior in chosen]
+        figures["posteriors"] = (
+            draw.posteriors(
+                [axes for axes, _ in marginals], [density for _, density in marginals], arrays["true"][rows], parameters
+            ),
+            "Posterior of single unseen maps, with the temperature of the validation part (figure 3A).",
+        )
+    return figures
