@@ -192,8 +192,8 @@ class HIGlowTask(Task):
         if min(len(split.validation), len(split.test)) < 2:
             raise ValueError(
                 f"{database.path}: {database.n_simulations} simulations leave {len(split.validation)} for "
-                f"validation and {len(split.test)} for the test, but errors over simulations need 2 at least. Bring more "
-                "simulations, or choose other --fractions."
+                f"validation and {len(split.test)} for the test, but errors over simulations need 2 at least. "
+                "Bring more simulations, or choose other --fractions."
             )
         training = split.maps("train", database.simulation)
         augment = augment_periodic_squares if preset.symmetries == "random" else None
