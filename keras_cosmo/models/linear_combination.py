@@ -136,10 +136,13 @@ class LinearCombination:
         shape = hi.shape[1:3]
         band = self._bands_of_modes(shape)
         band[0, 0] = 0
-        dust = 0.0
-        for number, weights in enumerate(self.weights):
-            dust = dust + np.where(band == number, np.fft.rfft2(weighted_sum(hi, weights)), 0.0)
-        return np.fft.irfft2(dust, s=shape)
+        weights = np.where(band[..., None] >= 0, self.weights[band], 0.0)
+        dust = np.empty(hi.shape[:3])
+        for cube, out in zip(hi, dust, strict=True):
+            # Channels first, so that every transform runs over contiguous pixels.
+            modes = np.fft.rfft2(np.moveaxis(cube, -1, 0).astype(np.float64))
+            out[...] = np.fft.irfft2(np.einsum("cij,ijc->ij", modes, weights), s=shape)
+        return dust
 
     def _bands_of_modes(self, shape):
         """Number of the band of every mode of ``rfft2``, -1 for modes in none of them."""

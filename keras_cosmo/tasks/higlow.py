@@ -182,11 +182,11 @@ class HIGlowTask(Task):
         field = self.field(database)
         scan = database.scan()
         bad = int((scan.minimum[field] <= 0).sum())
-        if preset.transform != "none" and bad:
+        # Whatever the transform: spectra, pixels and the Gaussian field are those of the logarithm.
+        if bad:
             raise ValueError(
                 f"{database.path}: {bad} of {database.n_maps} maps of {field} have pixels that are zero or negative, "
-                "of which no logarithm can be taken. Leave them out, raise them to a floor that you choose, or give "
-                "--transform none."
+                "of which no logarithm can be taken. Leave them out, or raise them to a floor that you choose."
             )
         split = split_by_simulation(database.simulation, preset.fractions, seed)
         if min(len(split.validation), len(split.test)) < 2:
@@ -197,6 +197,16 @@ class HIGlowTask(Task):
             )
         training = split.maps("train", database.simulation)
         augment = augment_periodic_squares if preset.symmetries == "random" else None
+        constants = transform_constants(preset.transform, database.read(field, training))
+        if preset.transform == "log10-logit":
+            low, high = 10.0 ** np.array(constants)
+            outside = int(((scan.minimum[field] <= low) | (scan.maximum[field] >= high)).sum())
+            if outside:
+                raise ValueError(
+                    f"{database.path}: {outside} of {database.n_maps} maps of {field} have pixels beyond all training "
+                    "maps, where a flow with --transform log10-logit has no density. Choose log10-minmax or "
+                    "log10-standardise."
+                )
         return Prepared(
             database=database,
             split=split,
@@ -204,7 +214,7 @@ class HIGlowTask(Task):
             validation=self.pipeline(preset, database, split.maps("validation", database.simulation), seed),
             normalization={
                 "transform": preset.transform,
-                "transform_constants": list(transform_constants(preset.transform, database.read(field, training))),
+                "transform_constants": list(constants),
                 "parameter_low": [float(parameter.low) for parameter in database.parameters],
                 "parameter_high": [float(parameter.high) for parameter in database.parameters],
                 "start_maps": training[len(training) * np.arange(START_MAPS) // START_MAPS].tolist(),
@@ -248,17 +258,16 @@ class HIGlowTask(Task):
         """`HIGlow` at the size of the maps; float32 whatever the precision of other networks."""
         from keras_cosmo.models.higlow import HIGlow
 
-        if database:
-            side, names = database.fields[self.field(database)].shape[0], database.parameter_names
-            parameters = database.parameters
-        else:
-            side, parameters = preset.map_cells, self.simulator(preset).parameters
-            names = tuple(parameter.name for parameter in parameters)
+        side = database.fields[self.field(database)].shape[0] if database else preset.map_cells
+        parameters = database.parameters if database else self.simulator(preset).parameters
+        # Of the run that this one starts from, if its normalisation is kept: they are part of the network.
+        low = normalization["parameter_low"] if normalization else [parameter.low for parameter in parameters]
+        high = normalization["parameter_high"] if normalization else [parameter.high for parameter in parameters]
         return HIGlow(
             (side, side),
-            names,
-            [parameter.low for parameter in parameters],
-            [parameter.high for parameter in parameters],
+            tuple(parameter.name for parameter in parameters),
+            low,
+            high,
             transform=preset.transform,
             transform_constants=normalization["transform_constants"] if normalization else None,
             blocks=preset.blocks,
@@ -306,6 +315,10 @@ class HIGlowTask(Task):
             )
         super().check_start(settings, start, prepared)
 
+    def normalization_of_start(self, start, own):
+        """Transform and ranges of the parameters; maps to start from have the numbers of this database."""
+        return {**start["normalization"], "start_maps": own["start_maps"]}
+
     def copy_start(self, path, model):
         """Weights of a saved flow of the same architecture."""
         from keras_cosmo.tasks.task import load_start
@@ -328,7 +341,8 @@ class HIGlowTask(Task):
         kept = []
         for simulation in np.unique(database.simulation[ids]):
             own = ids[database.simulation[ids] == simulation]
-            kept.append(own[len(own) * np.arange(min(preset.posterior_maps, len(own))) // preset.posterior_maps])
+            count = min(preset.posterior_maps, len(own))
+            kept.append(own[len(own) * np.arange(count) // count])
         kept = np.sort(np.concatenate(kept))
         return database.read(self.field(database), kept), database.targets(kept), database.simulation[kept]
 

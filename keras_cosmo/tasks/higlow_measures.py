@@ -1,5 +1,7 @@
 """What the HIGlow task measures and draws: posteriors and their calibration, generated maps and their statistics."""
 
+import math
+
 from keras_cosmo.tasks.task import Evaluation
 
 FLOW, CORRECTED, FIELD, MOMENTS = "HIGlow", "HIGlow, corrected", "Gaussian field", "moment network"
@@ -13,7 +15,9 @@ KEYS = {
 }
 LEVELS = (0.5, 0.68, 0.95)
 LIKELIHOOD_BATCH = 400
-NEAREST_GENERATED, NEAREST_TRAINING = 64, 2000
+# Maps of each of so many test simulations whose nearest training maps are looked for.
+NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 32, 2, 2000
+GRID_PARAMETERS = 2
 SHOWN_MAPS = 4
 
 
@@ -28,7 +32,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     training = split.maps("train", database.simulation)
     field = task.field(database)
     training_maps, training_parameters = database.read(field, training), database.targets(training)
-    gaussian = GaussianField().fit(training_maps, training_parameters)
+    gaussian = GaussianField(degree_of(len(split.train), len(parameters))).fit(training_maps, training_parameters)
     chosen = {part: task.chosen(preset, prepared, part) for part in ("validation", "test")}
     likelihoods = {
         FLOW: lambda maps, values: np.asarray(model.log_prob(maps, values)),
@@ -80,10 +84,17 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
 
 
 def grid(preset, likelihood, maps, parameters) -> list:
-    """Posterior of each map on a grid over the prior."""
-    from keras_cosmo.inference.posterior import grid_posteriors
+    """Posterior of each map on a grid over the prior; of more than two parameters as weighted samples."""
+    from keras_cosmo.inference.posterior import grid_posteriors, importance_posterior
 
+    if len(parameters) > GRID_PARAMETERS:
+        return [importance_posterior(likelihood, image, parameters, batch_size=LIKELIHOOD_BATCH) for image in maps]
     return grid_posteriors(likelihood, maps, parameters, preset.grid_cells, batch_size=LIKELIHOOD_BATCH)
+
+
+def degree_of(simulations, parameters) -> int:
+    """Degree of the polynomials in the parameters that so many simulations determine, 2 at most."""
+    return max(degree for degree in range(3) if math.comb(parameters + degree, degree) <= simulations)
 
 
 def temperature_of(posteriors, true, simulation):
@@ -112,12 +123,26 @@ def posterior_scores(posteriors, numbers, true, simulation, names) -> dict:
     deviation = np.array([posterior.standard_deviation for posterior in posteriors])
     scores = calibration_scores(numbers, names, simulation, levels=LEVELS)
     for column, name in enumerate(names):
-        scores[f"rmse/{name}"] = float(np.sqrt(np.mean((mean - true)[:, column] ** 2)))
-        scores[f"bias/{name}"] = float(np.mean((mean - true)[:, column]))
+        scores |= error_scores((mean - true)[:, column], simulation, name)
         scores[f"posterior_standard_deviation/{name}"] = float(deviation[:, column].mean())
     at_truth = [float(posterior.log_density(row)) for posterior, row in zip(posteriors, true, strict=True)]
     scores["log_posterior_at_truth"] = float(np.mean(at_truth))
     return scores
+
+
+def error_scores(error, simulation, name) -> dict:
+    """Root mean square error, its standard error over simulations, and mean error of one parameter."""
+    import numpy as np
+
+    from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
+
+    square = block_bootstrap(error**2, simulation)
+    rmse = float(np.sqrt(square.mean))
+    return {
+        f"rmse/{name}": rmse,
+        f"rmse_standard_error/{name}": float(square.standard_error) / (2.0 * rmse) if rmse > 0 else 0.0,
+        f"bias/{name}": float(error.mean()),
+    }
 
 
 def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
@@ -138,6 +163,7 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
         [parameter.high for parameter in known],
         input_mean=float(logarithm.mean()),
         input_standard_deviation=float(logarithm.std()),
+        widths=moment_widths(maps.shape[1]),
         seed=seed,
     )
     steps = max(1, len(maps) // preset.batch_size)
@@ -148,14 +174,13 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
         order = generator.permutation(len(maps))
         for step in range(steps):
             rows = order[step * preset.batch_size : (step + 1) * preset.batch_size]
-            turned = augment_periodic_squares(maps[rows], generator)
+            turned = augment_periodic_squares(maps[rows], generator) if preset.symmetries == "random" else maps[rows]
             network.train_on_batch(np.ascontiguousarray(turned, np.float32), parameters[rows].astype(np.float32))
     mean, deviation = network.moments(test[0])
     scores = {}
     for column, parameter in enumerate(known):
         error = mean[:, column] - test[1][:, column]
-        scores[f"rmse/{parameter.name}"] = float(np.sqrt(np.mean(error**2)))
-        scores[f"bias/{parameter.name}"] = float(error.mean())
+        scores |= error_scores(error, test[2], parameter.name)
         scores[f"posterior_standard_deviation/{parameter.name}"] = float(deviation[:, column].mean())
         pull = error / deviation[:, column]
         scores[f"root_mean_square_pull/{parameter.name}"] = float(np.sqrt(np.mean(pull**2)))
@@ -163,6 +188,11 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
         for level, width in zip(LEVELS, (0.6745, 0.9945, 1.96), strict=True):
             scores[f"coverage_{100 * level:g}/{parameter.name}"] = float(np.mean(np.abs(pull) <= width))
     return scores
+
+
+def moment_widths(side) -> tuple:
+    """Channels of the moment network: as many poolings by 2 as the maps allow, four at most."""
+    return (16, 32, 64, 128)[: min(4, (side & -side).bit_length() - 1)]
 
 
 def inversion_error(model, maps, parameters) -> dict:
@@ -203,50 +233,70 @@ def compare_samples(preset, samples, database, training) -> dict:
     # Ten times beyond what the training maps hold is no map of theirs.
     limits = {"low": float(training.min()) / 10.0, "high": float(training.max()) * 10.0}
     ids = samples["simulation"], samples["generated_simulation"]
-    result = {"spectra": {}, "by_simulation": {}, "pixels": {}, "moments": {}}
+    result = {"check": {}, "spectra": {}, "by_simulation": {}, "pixels": {}, "moments": {}}
     for name in (FLOW, FIELD):
         pair = samples["true"], samples[name]
+        result["check"][name] = map_samples.check_samples(samples[name], log10=True, **limits)
+        # If all have failed, that is the result.
+        if not result["check"][name].used.any():
+            continue
         result["spectra"][name] = map_samples.compare_sample_spectra(*pair, database.cell_size, *ids, **limits)
         result["by_simulation"][name] = map_samples.compare_spectra_by_simulation(
             *pair, database.cell_size, *ids, **limits
         )
         result["pixels"][name] = map_samples.compare_pixels(*pair, *ids, **limits)
         result["moments"][name] = map_samples.compare_moments(*pair, *ids, **limits)
-    few = slice(None, None, max(1, len(samples[FLOW]) // NEAREST_GENERATED))
-    unseen = slice(None, None, max(1, len(samples["true"]) // NEAREST_GENERATED))
-    result["training"] = training[:: max(1, len(training) // NEAREST_TRAINING)]
-    result["generated"] = samples[FLOW][few]
-    result["nearest"] = map_samples.nearest_training_maps(result["generated"], result["training"])
-    result["nearest_of_unseen"] = map_samples.nearest_training_maps(samples["true"][unseen], result["training"])
-    result["memorization"] = map_samples.memorization_test(
-        result["generated"],
-        samples["true"][unseen],
-        result["training"],
-        samples["generated_simulation"][few],
-        samples["simulation"][unseen],
-    )
+    if result["check"][FLOW].used.any():
+        chosen = samples["ids"][:: max(1, len(samples["ids"]) // NEAREST_SIMULATIONS)]
+        few, unseen = (some_of_each(each, chosen) for each in reversed(ids))
+        result["training"] = training[:: max(1, len(training) // NEAREST_TRAINING)]
+        result["generated"] = samples[FLOW][few]
+        result["memorization"] = map_samples.memorization_test(
+            result["generated"], samples["true"][unseen], result["training"], ids[1][few], ids[0][unseen]
+        )
     return result
 
 
-def sample_scores(compared, name) -> dict:
-    """Numbers of the generated maps of one model."""
+def some_of_each(simulation, chosen):
+    """Places of some maps of each of the chosen simulations."""
     import numpy as np
 
-    spectra, pixels = compared["spectra"][name], compared["pixels"][name]
-    scores = {
-        "power_mean_error": float(np.nanmean(np.abs(spectra.mean_error))),
-        "power_scatter_error": float(np.nanmean(np.abs(spectra.scatter_error))),
-        "pixel_distance": float(pixels.wasserstein),
-        "failed_samples": float(spectra.check.failure_rate),
-    }
-    third = np.array_split(np.arange(len(spectra.mean_error)), 3)
-    for place, label in zip(third, ("large", "middle", "small"), strict=True):
-        scores[f"power_mean_error/{label}"] = float(np.nanmean(spectra.mean_error[place]))
-        scores[f"power_scatter_error/{label}"] = float(np.nanmean(spectra.scatter_error[place]))
+    places = [np.flatnonzero(simulation == number) for number in chosen]
+    return np.concatenate([own[:: max(1, len(own) // NEAREST_MAPS)][:NEAREST_MAPS] for own in places])
+
+
+def sample_scores(compared, name) -> dict:
+    """Numbers of the generated maps of one model; NaN if all have failed."""
+    import numpy as np
+
+    scores = {"failed_samples": compared["check"][name].failure_rate}
+    measured = name in compared["spectra"]
+    if measured:
+        spectra, pixels = compared["spectra"][name], compared["pixels"][name]
+        errors = {"power_mean_error": spectra.mean_error, "power_scatter_error": spectra.scatter_error}
+    else:
+        errors = dict.fromkeys(("power_mean_error", "power_scatter_error"), np.full(3, np.nan))
+    for key, error in errors.items():
+        scores[key] = average(np.abs(error))
+        for part, label in zip(np.array_split(error, 3), ("large", "middle", "small"), strict=True):
+            scores[f"{key}/{label}"] = average(part)
+    scores["pixel_distance"] = float(pixels.wasserstein) if measured else np.nan
+    scores["pixel_distance_expected"] = float(pixels.wasserstein_expected) if measured else np.nan
     if name == FLOW:
-        test = compared["memorization"]
-        scores["probability_nearer_to_training"] = float(test.probability_nearer)
+        test = compared.get("memorization")
+        scores["probability_nearer_to_training"] = float(test.probability_nearer) if test else np.nan
+        scores["probability_nearer_to_training_standard_error"] = (
+            float(test.probability_nearer_standard_error) if test else np.nan
+        )
     return scores
+
+
+def average(values) -> float:
+    """Mean of the values that are known; NaN without any."""
+    import numpy as np
+
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def posterior_columns(tempered, true, simulation, names) -> dict:
@@ -272,7 +322,9 @@ def tables(preset, metrics, names, paper) -> list:
 
     def cell(name, key, digits=3):
         value = metrics.get(f"{KEYS[name]}{key}")
-        return "" if value is None else f"{value:.{digits}f}"
+        error = metrics.get(f"{KEYS[name]}{key.replace('/', '_standard_error/', 1)}")
+        text = "" if value is None else f"{value:.{digits}f}"
+        return text if error is None else f"{text} ± {error:.{digits}f}"
 
     rows = []
     for name in names:
@@ -307,8 +359,9 @@ def tables(preset, metrics, names, paper) -> list:
         note=(
             "Means of the posterior on a grid over the uniform prior (equation 2). Corrected: the log-likelihood times "
             "a temperature fitted on the validation part. Gaussian field: of log10, its spectrum fitted as a function "
-            "of the parameters. Moment network: trained for mean and deviation alone. *As published, on maps of CAMELS "
-            "of simulations that are in the training too; shown for orientation, not reached or missed here."
+            "of the parameters. Moment network: trained for mean and deviation alone. Errors are over simulations, as "
+            "maps of one share its field. *As published, on maps of CAMELS of simulations that are in the training "
+            "too; shown for orientation, not reached or missed here."
         ),
     )
     rows = [
@@ -320,6 +373,7 @@ def tables(preset, metrics, names, paper) -> list:
             ("mean P(k), small scales", "power_mean_error/small", 3),
             ("scatter of P(k), mean absolute error", "power_scatter_error", 3),
             ("distance of the pixel distributions [dex]", "pixel_distance", 4),
+            ("the same if the distributions were equal [dex]", "pixel_distance_expected", 4),
             ("generated maps that failed", "failed_samples", 4),
             ("log-density of unseen maps per pixel [nats]", "log_prob_per_pixel", 4),
             ("nearer to the training than unseen maps", "probability_nearer_to_training", 2),
@@ -388,23 +442,26 @@ def draw_figures(task, preset, prepared, evaluation, history) -> dict:
             ),
             "Posterior means of unseen maps against the true parameters (figure 3B).",
         ),
-        "nearest_training_maps": (
-            draw.nearest_training_maps(
-                compared["generated"][:SHOWN_MAPS],
-                compared["nearest"].aligned(compared["training"])[:SHOWN_MAPS],
-                compared["nearest"].distance[:SHOWN_MAPS],
-                cell_size,
-                compared["nearest"].distance,
-                compared["nearest_of_unseen"].distance,
-                unit,
-            ),
-            "Generated maps and the training maps most like them, up to shifts and turns.",
-        ),
         "loss_history": (
             loss_history(history),
             "Negative log-likelihood per pixel on training and validation maps after each epoch; learning rate.",
         ),
     }
+    if "memorization" in compared:
+        test = compared["memorization"]
+        rows = np.flatnonzero(test.generated.check.used)[:SHOWN_MAPS]
+        figures["nearest_training_maps"] = (
+            draw.nearest_training_maps(
+                compared["generated"][rows],
+                test.generated.aligned(compared["training"])[rows],
+                test.generated.distance[rows],
+                cell_size,
+                test.generated.distance,
+                test.unseen.distance,
+                unit,
+            ),
+            "Generated maps and the training maps most like them, up to shifts and turns.",
+        )
     if len(parameters) == 2:
         rows = np.arange(0, len(arrays["true"]), max(1, len(arrays["true"]) // SHOWN_MAPS))[:SHOWN_MAPS]
         chosen = [arrays["posteriors"][CORRECTED][row] for row in rows]
