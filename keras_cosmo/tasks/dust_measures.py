@@ -141,6 +141,7 @@ def predict(task, preset, model, linear, prepared, name, most) -> Part:
     from keras_cosmo.files import disk_array
     from keras_cosmo.statistics.sky_bootstrap import sky_cells
 
+    network = as_function(model)
     pipeline, cutouts = task.test_pipeline(preset, prepared, name, most)
     shape = (len(cutouts), preset.cutout_cells, preset.cutout_cells)
     true, mask = disk_array(shape), disk_array(shape)
@@ -151,9 +152,17 @@ def predict(task, preset, model, linear, prepared, name, most) -> Part:
         true[rows], mask[rows] = target[..., 0], target[..., 1]
         for key, fitted in linear.items():
             predicted[key][rows] = fitted.predict(hi.numpy()) * mask[rows]
-        predicted[NETWORK][rows] = np.asarray(model(hi, training=False))[..., 0] * mask[rows]
+        predicted[NETWORK][rows] = network(hi) * mask[rows]
         row = rows.stop
     return Part(cutouts, true, mask, predicted, sky_cells(cutouts.longitude, cutouts.latitude, sky=cutouts.sky))
+
+
+def as_function(model):
+    """The network as a graph, which is several times faster than layer by layer: cutouts -> dust, NumPy."""
+    import tensorflow as tf
+
+    graph = tf.function(lambda hi: model(hi, training=False)[..., 0], reduce_retracing=True)
+    return lambda hi: graph(tf.convert_to_tensor(hi)).numpy()
 
 
 def spectra_of(preset, part) -> dict:
@@ -299,6 +308,7 @@ def velocity_importance(task, preset, model, prepared) -> dict:
     """Loss of r50 and r150 when some of the channels are taken out of the input, by velocity."""
     import numpy as np
 
+    network = as_function(model)
     pipeline = task.test_pipeline(preset, prepared, most=OCCLUDED_CUTOUTS)[0]
     velocities = velocities_of(prepared)
     blocks = np.array_split(np.arange(len(velocities)), min(OCCLUSION_BLOCKS, len(velocities)))
@@ -311,7 +321,7 @@ def velocity_importance(task, preset, model, prepared) -> dict:
             area = np.maximum(mask.sum(axis=(1, 2)), 1.0)
             mean = cube[..., channels].sum(axis=(1, 2)) / area[:, None]
             cube[..., channels] = mean[:, None, None] * mask[..., None]
-            maps = np.asarray(model(cube, training=False))[..., 0] * mask
+            maps = network(cube) * mask
             found.append(np.stack(list(measured(target[..., 0].numpy(), maps, preset).values())))
         return np.concatenate(found, axis=1).mean(axis=1)
 

@@ -30,6 +30,12 @@ def batch(count=3, side=4, seed=2):
     return 10 ** generator.normal(4.0, 0.7, (count, side, side)), generator.uniform(LOW, HIGH, (count, 2))
 
 
+@pytest.fixture(scope="module")
+def shared():
+    """A flow that no test trains, as every function of it is compiled once."""
+    return flow(8, steps=1)
+
+
 def brute_force(model, maps, parameters):
     """Log-density from the Jacobian of the whole model, by autodiff, and the normal density of the latent variables."""
     size, densities = maps[0].size, []
@@ -70,7 +76,7 @@ def test_density_equals_that_of_the_jacobian(case, side):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     bijector = model._bijector(tf.constant(parameters))
     np.testing.assert_allclose(bijector.forward(tf.identity(bijector.inverse(maps))), maps, rtol=1e-8)
-    if case == "code":
+    if case == "code" and side == 4:
         np.testing.assert_allclose(model.log_prob(maps, parameters), expected, rtol=1e-9)
         latent = model.latent(maps, parameters)
         np.testing.assert_allclose(model.from_latent(latent, parameters), maps, rtol=1e-8)
@@ -97,8 +103,8 @@ def test_density_of_a_map_of_four_pixels_integrates_to_one():
     np.testing.assert_allclose(density.sum() * (edges[1] - edges[0]) ** 4, 1.0, rtol=0.005)
 
 
-def test_samples_densities_and_distribution_agree():
-    model = flow(8)
+def test_samples_densities_and_distribution_agree(shared):
+    model = shared
     _, parameters = batch(2)
     maps = model.sample(parameters, n=3, seed=(1, 2))
     assert maps.shape == (3, 2, 8, 8)
@@ -121,9 +127,9 @@ def test_samples_densities_and_distribution_agree():
     np.testing.assert_allclose(np.median(ratio), 0.5, rtol=1e-3)
 
 
-def test_one_map_with_many_parameters_and_back():
-    model = flow()
-    maps, parameters = batch()
+def test_one_map_with_many_parameters_and_back(shared):
+    model = shared
+    maps, parameters = batch(3, 8)
     expected = model.log_prob(np.repeat(maps[:1], 3, 0), parameters).numpy()
     assert np.ptp(expected) > 1e-3
     np.testing.assert_allclose(model.log_prob(maps[:1], parameters), expected, rtol=1e-5)
@@ -132,7 +138,7 @@ def test_one_map_with_many_parameters_and_back():
 
 
 def test_every_weight_moves_and_the_model_survives_saving(tmp_path):
-    model = flow(steps=1, conditional_prior=True, final_block=True)
+    model = flow(blocks=1, steps=1, conditional_prior=True, final_block=True)
     model.compile(keras.optimizers.Adam(1e-3, global_clipnorm=2.0), run_eagerly=True)
     maps, parameters = (values.astype("float32") for values in batch())
     before = [weight.numpy() for weight in model.trainable_weights]
@@ -165,7 +171,7 @@ def test_every_weight_moves_and_the_model_survives_saving(tmp_path):
 
 
 def test_fit_evaluate_and_predict():
-    model = flow(randomised=0.0, blocks=1)
+    model = flow(randomised=0.0, blocks=1, steps=1)
     model.compile(keras.optimizers.Adam(5e-3))
     maps, parameters = (values.astype("float32") for values in batch(10))
     history = model.fit(maps, parameters, batch_size=4, epochs=3, validation_data=(maps, parameters), verbose=0)
@@ -182,7 +188,7 @@ def test_fit_evaluate_and_predict():
 
 
 def test_start_from_training_maps():
-    model = flow(8, "log10-minmax", (0.0, 10.0), randomised=0.0, final_block=True)
+    model = flow(8, "log10-minmax", (0.0, 10.0), randomised=0.0, blocks=1, final_block=True)
     maps, parameters = batch(20, 8)
     before = model.log_prob(maps, parameters).numpy().mean()
     model.start_from(maps, parameters)
@@ -197,13 +203,13 @@ def test_steps_are_computed_once(monkeypatch):
     couple, uncouple = glow_steps.couple, glow_steps.uncouple
     monkeypatch.setattr(glow_steps, "couple", lambda *a: calls.append("couple") or couple(*a))
     monkeypatch.setattr(glow_steps, "uncouple", lambda *a: calls.append("uncouple") or uncouple(*a))
-    model = flow(steps=3)
+    model = flow(steps=2)
     maps, parameters = batch()
     model((maps, parameters))
-    assert calls == ["couple"] * 6
+    assert calls == ["couple"] * 4
     calls.clear()
     model.distribution(parameters).sample(2, seed=[1, 2])
-    assert calls == ["uncouple"] * 6
+    assert calls == ["uncouple"] * 4
     calls.clear()
     model.log_prob(maps, parameters)
     # One function per block, traced once.
@@ -235,7 +241,7 @@ def test_float32_whatever_the_precision(dtype):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = flow(dtype=dtype)
+        model = flow(dtype=dtype, blocks=1, steps=1)
         maps, parameters = batch()
         model.compile()
         assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
@@ -347,10 +353,10 @@ def test_maps_that_have_no_density():
         bounded.log_prob(maps, parameters)
 
 
-def test_sampling_outside_of_the_training_range_warns():
-    model = flow(randomised=0.0, steps=1)
+def test_sampling_outside_of_the_training_range_warns(shared):
+    model = shared
     with pytest.warns(UserWarning, match=r"1 of 2 rows .* Omega_m \(0.1 to 0.5\)\. The flow has seen nothing there"):
         model.sample([[0.3, 0.8], [0.6, 0.8]], seed=(1, 2))
     with pytest.warns(UserWarning, match=r"sigma_8 \(0.6 to 1\)"):
-        model.from_latent(np.zeros((1, 16)), [[0.3, 0.5]])
+        model.from_latent(np.zeros((1, 64)), [[0.3, 0.5]])
     model.sample([[0.1, 0.6], [0.5, 1.0]], seed=(1, 2))
