@@ -136,8 +136,6 @@ def training_batches(task, preset, prepared):
 
 def predict(task, preset, model, linear, prepared, name, most) -> Part:
     """What all models make of the cutouts of one part."""
-    import numpy as np
-
     from keras_cosmo.files import disk_array
     from keras_cosmo.statistics.sky_bootstrap import sky_cells
 
