@@ -3,11 +3,12 @@
     python apps/predict_sky.py --model saved_models/dust --data sky.h5 --out dust.fits
     python apps/predict_sky.py --model saved_models/dust --data skies.h5 --sky 3 --rotations 4 --out dust_3.fits
 
---data is a database of skies (apps/prepare_sky.py, or apps/simulate.py dust), with the velocity channels that the
-network was trained on. Overlapping patches are predicted and blended; the columns of the file are DUST, SCATTER (the
-standard deviation between patches) and PATCHES (their number), in RING order and galactic coordinates, with healpy's
-bad value -1.6375e30 where the mask hides the sky (a weight below 0.5; all other weights count as 1). The column UNSEEN
-is 1 in the half of the sky that the network was not trained on, where the model says which that is.
+--data is a database of skies (apps/prepare_sky.py, or that which apps/train_dust.py simulates and names), with the
+velocity channels that the network was trained on. Overlapping patches are predicted and blended; the columns of the
+file are DUST, SCATTER (the standard deviation between patches) and PATCHES (their number), in RING order and galactic
+coordinates, with healpy's bad value -1.6375e30 where the mask hides the sky (a weight below 0.5; all other weights
+count as 1). The column UNSEEN is 1 in the half of the sky that the network was not trained on, where the model says
+which that is.
 
 Exit status: 0 written, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
 """

@@ -22,6 +22,20 @@ import sys
 
 ORDERINGS = ("RING", "NESTED")
 COORDINATES = ("galactic", "equatorial", "ecliptic")
+# Arguments that messages of the library name.
+FLAGS = {
+    "low_pass_ell": "--low-pass",
+    "low_pass_order": "--low-pass-order",
+    "cutoff": "--low-pass",
+    "velocity_low and velocity_high": "--velocities",
+    "cube_velocities": "--cube-velocities",
+    "(column=...)": "(--cube-column, --dust-column or --mask-column)",
+    "velocities": "--cube-velocities",
+    "ordering": "--ordering",
+    "coordinates": "--coordinates",
+    "nside": "--nside",
+    "paths": "--cube",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from keras_cosmo.data.sky_preparation import prepare_sky, summarize_sky
     from keras_cosmo.progress import progress_callback
+    from keras_cosmo.tasks.command_line import as_flags
     from keras_cosmo.tasks.presets import fail
 
     try:
@@ -78,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(summarize_sky(path))
     except (OSError, TypeError, ValueError, RuntimeError) as error:
-        return fail(str(error))
+        return fail(as_flags(str(error), FLAGS))
     except KeyboardInterrupt:
         return fail("interrupted. What is done is kept; give --resume to go on.", 130)
     return 0

@@ -1130,7 +1130,8 @@ def _content(log_density: np.ndarray, mass: np.ndarray, at: np.ndarray) -> np.nd
     if at.size == 1:
         # The usual case, for the truth of each of many maps: no need to sort.
         above, least = mass[log_density > at].sum(), mass[log_density >= at].sum()
-        return np.reshape(0.5 * (above + least) / mass.sum(), at.shape)
+        # Sums of parts round in another way than the whole.
+        return np.reshape(min(0.5 * (above + least) / mass.sum(), 1.0), at.shape)
     order = np.argsort(-log_density)
     cumulative = np.concatenate([[0.0], np.cumsum(mass[order])])
     above, least = (np.searchsorted(-log_density[order], -at, side=side) for side in ("left", "right"))

@@ -1,8 +1,11 @@
 """What the dust task measures and draws: correlations on unseen sky, of the network and of the simpler models."""
 
 import dataclasses
+import logging
 
 from keras_cosmo.tasks.task import Evaluation
+
+logger = logging.getLogger(__name__)
 
 # Names of the models in figures and tables.
 MODELS = NETWORK, INTEGRATED, LINEAR, SCALE_DEPENDENT = (
@@ -24,6 +27,7 @@ TAPER = 3.0
 # Pointings of figure 1 and cutouts of the study of velocities.
 POINTINGS, OCCLUDED_CUTOUTS, OCCLUSION_BLOCKS = 10_000, 128, 16
 BOOTSTRAP_SAMPLES = 2000
+HIGHEST_OF_BANDS = 200.0
 INTERVAL = ("difference", "difference_low", "difference_high")
 OPPOSITE_TEXT = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
@@ -51,13 +55,21 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     """Correlations, amplitudes and their errors on the test part; correlations on the training part for comparison."""
     import numpy as np
 
+    if highest_multipole(prepared.database) < HIGHEST_OF_BANDS:
+        logger.warning(
+            "These skies have structure up to multipole %.0f only: r150, from 100 to 200, is in part of the edges of "
+            "their pixels. Use maps of a higher nside.",
+            highest_multipole(prepared.database),
+        )
+    logger.info("Fitting the linear models.")
     linear = fit_linear_models(task, preset, prepared)
+    logger.info("Predicting cutouts of the training and the test area.")
     parts = {
         name: predict(task, preset, model, linear, prepared, name, most=preset.test_cutouts)
         for name in ("train", "test")
     }
     metrics, columns = {}, {}
-    spectra = {name: spectra_of(preset, part) for name, part in parts.items()}
+    spectra = {name: spectra_of(preset, prepared.database, part) for name, part in parts.items()}
     bands = {name: bands_of(preset, part) for name, part in parts.items()}
     test, r = parts["test"], bands["test"]
     for name in test.predicted:
@@ -75,6 +87,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
             metrics |= {f"over_linear/{key}{suffix}/{band}": value for key, value in found.items()}
     metrics |= {f"null/{band}": value for band, value in null_correlations(preset, test).items()}
     metrics |= independence(preset, prepared, test, r["modes"][NETWORK], seed)
+    logger.info("Taking velocities out, %d at a time.", -(-len(velocities_of(prepared)) // OCCLUSION_BLOCKS))
     importance = velocity_importance(task, preset, model, prepared)
     columns = {
         "cutouts": cutout_columns(test, r["modes"]),
@@ -90,7 +103,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
             "bands": bands,
             "linear": linear,
             "importance": importance,
-            "transfer": transfer_of(preset, test),
+            "transfer": transfer_of(preset, prepared.database, test),
             "profile": velocity_profile(prepared),
         },
         columns=columns,
@@ -163,14 +176,30 @@ def as_function(model):
     return lambda hi: graph(tf.convert_to_tensor(hi)).numpy()
 
 
-def spectra_of(preset, part) -> dict:
+def highest_multipole(database) -> float:
+    """Where the structure of the sky ends: beyond, truth and prediction share the edges of its pixels and no more."""
+    limit = 3.0 * float(database.attributes["nside"]) - 1.0
+    low_pass = float(database.attributes.get("low_pass_ell", 0.0))
+    return min(limit, low_pass) if low_pass else limit
+
+
+def edges_of(preset, database):
+    """Edges of the bins of multipole, as far as the sky has structure."""
+    from keras_cosmo.statistics.cutout_correlation import multipole_edges
+
+    edges = multipole_edges(preset.cutout_cells, preset.pixel_size)
+    inside = edges <= highest_multipole(database)
+    return edges[inside] if inside.sum() > 1 else edges[:2]
+
+
+def spectra_of(preset, database, part) -> dict:
     """Model -> correlation by multipole, with its error from the cells of the sky."""
     from keras_cosmo.statistics.cutout_correlation import correlation
     from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
 
     result = {}
     for name, maps in part.predicted.items():
-        found = correlation(part.true, maps, preset.pixel_size)
+        found = correlation(part.true, maps, preset.pixel_size, edges_of(preset, database))
         summary = block_bootstrap(found.correlation, part.cells, BOOTSTRAP_SAMPLES)
         result[name] = {"ell": found.ell, "mean": summary.mean, "error": summary.standard_error}
     return result
@@ -217,14 +246,14 @@ def null_correlations(preset, part) -> dict:
     return {band: float(values.mean()) if len(values) else np.nan for band, values in found.items()}
 
 
-def transfer_of(preset, part) -> dict:
+def transfer_of(preset, database, part) -> dict:
     """Model -> square root of predicted over true power by multipole, with its error."""
     from keras_cosmo.statistics.cutout_correlation import amplitudes
     from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
 
     result = {}
     for name, maps in part.predicted.items():
-        found = amplitudes(part.true, maps, preset.pixel_size)
+        found = amplitudes(part.true, maps, preset.pixel_size, edges_of(preset, database))
         summary = block_bootstrap(found.transfer, part.cells, BOOTSTRAP_SAMPLES)
         result[name] = {"ell": found.ell, "mean": summary.mean, "error": summary.standard_error}
     return result
@@ -532,7 +561,7 @@ def draw_figures(task, preset, prepared, evaluation, history) -> dict:
             "Centres of training and test cutouts, on the mask of one sky.",
         ),
         "loss_history": (
-            loss_history(history),
-            "Loss on training and validation cutouts after each epoch, and the learning rate.",
+            loss_history(history, "loss (equation 2.3)"),
+            "Loss on training and validation cutouts after each epoch, and the learning rate. Training has dropout.",
         ),
     }

@@ -322,9 +322,10 @@ def tables(preset, metrics, names, paper) -> list:
 
     def cell(name, key, digits=3):
         value = metrics.get(f"{KEYS[name]}{key}")
-        error = metrics.get(f"{KEYS[name]}{key.replace('/', '_standard_error/', 1)}")
+        what, *of = key.split("/", 1)
+        error = metrics.get(f"{KEYS[name]}{'/'.join([f'{what}_standard_error', *of])}", math.nan)
         text = "" if value is None else f"{value:.{digits}f}"
-        return text if error is None else f"{text} ± {error:.{digits}f}"
+        return f"{text} ± {error:.{digits}f}" if math.isfinite(error) else text
 
     rows = []
     for name in names:
@@ -443,7 +444,7 @@ def draw_figures(task, preset, prepared, evaluation, history) -> dict:
             "Posterior means of unseen maps against the true parameters (figure 3B).",
         ),
         "loss_history": (
-            loss_history(history),
+            loss_history(history, "negative log-likelihood per pixel [nats]"),
             "Negative log-likelihood per pixel on training and validation maps after each epoch; learning rate.",
         ),
     }

@@ -174,7 +174,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
         title=task.title,
         subtitle=f"{task.paper.citation}; run {settings.out.name}",
         summary=[
-            ("data", f"{config['data']['simulator']}, {config['data']['maps']} maps"),
+            ("data", f"{_origin(config['data'])}, {config['data']['maps']} maps"),
             ("checksum", prepared.fingerprint),
             ("split", prepared.split.describe()),
             ("preset", settings.preset_name),
@@ -323,6 +323,12 @@ def _check_same_data(before, prepared, settings):
                 f"The data changed since {settings.out} was started: {key} was {before['data'][key]}, now {value} "
                 f"({prepared.database.path}). Resume with the same data, or train anew."
             )
+
+
+def _origin(data) -> str:
+    """Simulator of the data, or their file where there is none."""
+    known = not data["simulator"].startswith("None")
+    return data["simulator"] if known else pathlib.Path(data["path"]).name
 
 
 def _write(path, text):

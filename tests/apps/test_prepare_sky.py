@@ -90,7 +90,7 @@ def test_prepares_a_sky(app, command, tmp_path, capsys):
     assert "Traceback" not in error
     assert app["main"]([*command, "--resume"]) == 0
     assert app["main"]([*command, "--resume", "--low-pass", "5"]) == 1
-    assert "attribute low_pass_ell is 10.0, expected 5.0" in capsys.readouterr().err
+    assert "attribute --low-pass is 10.0, expected 5.0" in capsys.readouterr().err
 
 
 def test_all_flags(app, command, tmp_path, capsys):

@@ -513,3 +513,15 @@ def test_other_arguments_are_checked():
 
 def test_examples():
     assert doctest.testmod(module).failed == 0
+
+
+def test_content_of_a_point_far_from_the_posterior_is_one_at_most():
+    """Without rounding, which would make it no probability."""
+    axes = [(np.arange(12) + 0.5) / 12] * 2
+    generator, found = np.random.default_rng(0), []
+    for _ in range(60):
+        centre, width = generator.uniform(0.6, 0.9, 2), generator.uniform(0.03, 0.05)
+        nats = [-0.5 * ((axis - place) / width) ** 2 for axis, place in zip(axes, centre, strict=True)]
+        found.append(float(GridPosterior(axes, nats[0][:, None] + nats[1]).content([0.05, 0.05])))
+    assert max(found) == 1.0
+    assert min(found) > 1.0 - 1e-12
