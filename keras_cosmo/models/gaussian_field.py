@@ -172,7 +172,9 @@ class GaussianField:
             for start in range(0, len(image), step):
                 part = image[start : start + step]
                 modes = np.fft.rfft2(generator.standard_normal(part.shape)) * amplitude
-                part[...] = 10.0 ** (level + np.fft.irfft2(modes, s=self.map_shape))
+                # Infinite where the fit is so poor, far from the training, that no number is large enough.
+                with np.errstate(over="ignore"):
+                    part[...] = 10.0 ** (level + np.fft.irfft2(modes, s=self.map_shape))
         return maps
 
     def log_prob(self, maps, parameters) -> np.ndarray:

@@ -184,12 +184,11 @@ def highest_multipole(database) -> float:
 
 
 def edges_of(preset, database):
-    """Edges of the bins of multipole, as far as the sky has structure."""
+    """Edges of the bins of multipole, as far as the sky has structure, but over the bands of r50 and r150."""
     from keras_cosmo.statistics.cutout_correlation import multipole_edges
 
     edges = multipole_edges(preset.cutout_cells, preset.pixel_size)
-    inside = edges <= highest_multipole(database)
-    return edges[inside] if inside.sum() > 1 else edges[:2]
+    return edges[edges <= max(highest_multipole(database), HIGHEST_OF_BANDS + edges[1] - edges[0])]
 
 
 def spectra_of(preset, database, part) -> dict:

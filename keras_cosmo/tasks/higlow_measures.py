@@ -93,8 +93,8 @@ def grid(preset, likelihood, maps, parameters) -> list:
 
 
 def degree_of(simulations, parameters) -> int:
-    """Degree of the polynomials in the parameters that so many simulations determine, 2 at most."""
-    return max(degree for degree in range(3) if math.comb(parameters + degree, degree) <= simulations)
+    """Degree of the polynomials in the parameters, 2 at most, that has half as many terms as there are simulations."""
+    return max(degree for degree in range(3) if 2 * math.comb(parameters + degree, degree) <= max(simulations, 2))
 
 
 def temperature_of(posteriors, true, simulation):

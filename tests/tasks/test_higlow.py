@@ -466,7 +466,9 @@ def test_moment_network_fits_every_size(side, expected):
     assert MomentNetwork((side, side), NAMES, 0.0, 1.0, widths=widths).map_shape == (side, side)
 
 
-@pytest.mark.parametrize(("simulations", "parameters", "degree"), [(6, 2, 2), (5, 2, 1), (28, 6, 2), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("simulations", "parameters", "degree"), [(12, 2, 2), (11, 2, 1), (56, 6, 2), (5, 2, 0), (1, 2, 0)]
+)
 def test_degree_is_what_the_simulations_determine(simulations, parameters, degree):
     assert measures.degree_of(simulations, parameters) == degree
 
