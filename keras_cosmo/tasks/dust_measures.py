@@ -20,7 +20,7 @@ KEYS = {name: "" if name == NETWORK else f"baseline/{column}/" for name, column 
 # Order of the tables.
 SHOWN = (INTEGRATED, LINEAR, SCALE_DEPENDENT, NETWORK)
 BANDS = ("r50", "r150")
-# Epochs of fresh cutouts that the linear models see; more change nothing, as 64 weights are soon known.
+# Epochs of fresh cutouts that the linear models see.
 LINEAR_EPOCHS = 2
 # Pixels over which masked edges are softened for the third estimator.
 TAPER = 3.0
@@ -55,6 +55,8 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     """Correlations, amplitudes and their errors on the test part; correlations on the training part for comparison."""
     import numpy as np
 
+    from keras_cosmo.statistics.cutout_correlation import amplitudes, correlation
+
     if highest_multipole(prepared.database) < HIGHEST_OF_BANDS:
         logger.warning(
             "These skies have structure up to multipole %.0f only: r150, from 100 to 200, is in part of the edges of "
@@ -69,7 +71,9 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
         for name in ("train", "test")
     }
     metrics, columns = {}, {}
-    spectra = {name: spectra_of(preset, prepared.database, part) for name, part in parts.items()}
+    spectra = {
+        name: by_multipole(preset, prepared.database, part, correlation, "correlation") for name, part in parts.items()
+    }
     bands = {name: bands_of(preset, part) for name, part in parts.items()}
     test, r = parts["test"], bands["test"]
     for name in test.predicted:
@@ -103,7 +107,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
             "bands": bands,
             "linear": linear,
             "importance": importance,
-            "transfer": transfer_of(preset, prepared.database, test),
+            "transfer": by_multipole(preset, prepared.database, test, amplitudes, "transfer"),
             "profile": velocity_profile(prepared),
         },
         columns=columns,
@@ -191,15 +195,22 @@ def edges_of(preset, database):
     return edges[edges <= max(highest_multipole(database), HIGHEST_OF_BANDS + edges[1] - edges[0])]
 
 
-def spectra_of(preset, database, part) -> dict:
-    """Model -> correlation by multipole, with its error from the cells of the sky."""
-    from keras_cosmo.statistics.cutout_correlation import correlation
+def by_multipole(preset, database, part, measure, attribute) -> dict:
+    """Model -> a quantity by multipole, with its error from the cells of the sky.
+
+    Args:
+        preset: Of the run.
+        database: The skies.
+        part: Cutouts and what the models make of them.
+        measure: ``correlation`` or ``amplitudes`` of `keras_cosmo.statistics.cutout_correlation`.
+        attribute: Of what it returns, such as ``"transfer"``.
+    """
     from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
 
     result = {}
     for name, maps in part.predicted.items():
-        found = correlation(part.true, maps, preset.pixel_size, edges_of(preset, database))
-        summary = block_bootstrap(found.correlation, part.cells, BOOTSTRAP_SAMPLES)
+        found = measure(part.true, maps, preset.pixel_size, edges_of(preset, database))
+        summary = block_bootstrap(getattr(found, attribute), part.cells, BOOTSTRAP_SAMPLES)
         result[name] = {"ell": found.ell, "mean": summary.mean, "error": summary.standard_error}
     return result
 
@@ -243,19 +254,6 @@ def null_correlations(preset, part) -> dict:
     true, maps = (part.true * mask)[seen], (part.predicted[NETWORK][other] * mask)[seen]
     found = measured(true, maps, preset)
     return {band: float(values.mean()) if len(values) else np.nan for band, values in found.items()}
-
-
-def transfer_of(preset, database, part) -> dict:
-    """Model -> square root of predicted over true power by multipole, with its error."""
-    from keras_cosmo.statistics.cutout_correlation import amplitudes
-    from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
-
-    result = {}
-    for name, maps in part.predicted.items():
-        found = amplitudes(part.true, maps, preset.pixel_size, edges_of(preset, database))
-        summary = block_bootstrap(found.transfer, part.cells, BOOTSTRAP_SAMPLES)
-        result[name] = {"ell": found.ell, "mean": summary.mean, "error": summary.standard_error}
-    return result
 
 
 def scores_of(preset, part, r, name, seed) -> dict:

@@ -232,7 +232,8 @@ def package_versions() -> dict:
     """Versions of Python and of the packages that decide a result."""
     from importlib.metadata import version
 
-    names = ("tensorflow", "keras", "numpy", "scipy", "h5py", "scikit-learn", "pyccl")
+    names = ("tensorflow", "keras", "tensorflow-probability", "numpy", "scipy", "h5py", "astropy", "healpy")
+    names += ("scikit-learn", "pyccl")
     return {"python": platform.python_version(), "keras_cosmo": __version__, **{name: version(name) for name in names}}
 
 
