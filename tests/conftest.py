@@ -1,9 +1,12 @@
 """Settings that every test needs before TensorFlow is imported."""
 
+import logging
 import os
 import pathlib
 import signal
 import sys
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -17,3 +20,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 # need the normal behaviour.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def quiet_package():
+    """The level of the package's messages after a test is the one before it: the apps' entry points raise it."""
+    logger = logging.getLogger("keras_cosmo")
+    level = logger.level
+    yield
+    logger.setLevel(level)
