@@ -6,8 +6,8 @@
     python apps/convert_camels.py MAPS.npy TABLE --out t.h5 --field T --redshift 1 --parameters Omega_m sigma_8
 
 Field, suite, set and redshift come from the name of the file; where it says others than --field or --redshift, or than
-the name of the table, nothing is written. Maps larger than --side are averaged. Pixels that are zero or negative are
-kept and reported.
+the name of the table, nothing is written. Maps larger than --side are averaged. Pixels that are zero or negative, of
+which a flow cannot take the logarithm, are kept and reported; --floor raises them.
 
 Takes about as long as reading the maps, and the memory of one simulation. Until complete, the database is called
 <out>.partial; run the same command again to resume. Exit status: 0 complete, 1 failed with one message that says why,
@@ -49,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--parameters", nargs="+", metavar="NAME", help="labels (of the six of CAMELS those there)")
     parser.add_argument("--redshift", type=float, metavar="Z", help="of the maps (as their name says)")
     parser.add_argument("--box-size", type=float, default=25.0, help="side of the maps in Mpc/h (%(default)s)")
+    parser.add_argument(
+        "--floor", type=float, metavar="VALUE", help="raise pixels below it to it, in the unit of the maps (none)"
+    )
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the maps (%(default)s)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             parameter_names=arguments.parameters,
             redshift=arguments.redshift,
             box_size=arguments.box_size,
+            floor=arguments.floor,
             dtype=arguments.dtype,
             progress=progress_callback("simulation"),
         )

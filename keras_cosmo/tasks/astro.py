@@ -455,7 +455,7 @@ class AstroTask(CoevalTask):
             )
         return result
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """Brightness temperature [mK] -> parameters by name; ``saliency``: -> |d parameter / d pixel| by name."""
         import tensorflow as tf
 

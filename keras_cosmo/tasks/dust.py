@@ -495,7 +495,7 @@ class DustTask(Task):
 
         return draw_figures(self, preset, prepared, evaluation, history)
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """``serving_default``: velocity cube [K] -> dust [uK_RJ], for cutouts of any size the network takes."""
         import tensorflow as tf
 

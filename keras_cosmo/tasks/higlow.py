@@ -186,7 +186,7 @@ class HIGlowTask(Task):
         if bad:
             raise ValueError(
                 f"{database.path}: {bad} of {database.n_maps} maps of {field} have pixels that are zero or negative, "
-                "of which no logarithm can be taken. Leave them out, or raise them to a floor that you choose."
+                "of which no logarithm can be taken. Leave them out, or raise them (convert_camels.py --floor)."
             )
         split = split_by_simulation(database.simulation, preset.fractions, seed)
         if min(len(split.validation), len(split.test)) < 2:
@@ -358,11 +358,11 @@ class HIGlowTask(Task):
 
         return draw_figures(self, preset, prepared, evaluation, history)
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """``log_prob``, ``sample`` and ``posterior`` (also as ``serving_default``)."""
         from keras_cosmo.tasks.higlow_signatures import signatures
 
-        return signatures(self, preset, model, prepared)
+        return signatures(self, preset, model, prepared, evaluation.metrics["temperature"])
 
 
 FLOW_FLAGS = ("--blocks", "--steps", "--width", "--injector", "--final-block", "--conditional-prior")

@@ -47,6 +47,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
         metrics |= {
             f"{KEYS[name]}temperature": found.temperature,
             f"{KEYS[name]}temperature_standard_error": found.standard_error,
+            f"{KEYS[name]}temperature_at_bound": int(found.at_bound),
         }
         for label, temperature in ((name, 1.0), (f"{name}, corrected", found.temperature)):
             tempered[label] = [posterior.tempered(temperature) for posterior in posteriors["test"]]

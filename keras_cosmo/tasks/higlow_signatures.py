@@ -1,11 +1,44 @@
 """Signatures of the exported flow: densities, samples and posteriors."""
 
+# Parameters of which a posterior is laid on a grid; of more of them on points spread over the prior.
+GRID_PARAMETERS = 2
+# Evaluations of the flow for the posterior of one map: at most on a grid; and as many spread points.
+MOST_GRID_POINTS, SPREAD_POINTS = 1600, 2048
+SPREAD_SEED = 0
 
-def signatures(task, preset, model, prepared) -> dict:
-    """``log_prob``, ``sample`` and ``posterior``; the last one also as ``serving_default``.
 
-    ``posterior`` is on a grid of ``--grid-cells`` along each parameter, which it returns too, for uniform priors over
-    the range of the training.
+def posterior_points(parameters, cells):
+    """Points that stand for the uniform prior, ``(n_points, n_parameters)`` float32, all with the same weight.
+
+    Centres of a grid of ``cells`` along each of one or two parameters (fewer if there are more than
+    `MOST_GRID_POINTS`); of more parameters a scrambled Sobol sequence (Owen 1998), as a grid would be too coarse.
+
+    Args:
+        parameters: Parameters with their ranges.
+        cells: Cells along each parameter.
+    """
+    import numpy as np
+
+    low, high = (np.array([getattr(parameter, end) for parameter in parameters]) for end in ("low", "high"))
+    count = len(parameters)
+    if count > GRID_PARAMETERS:
+        from scipy.stats import qmc
+
+        unit = qmc.Sobol(count, scramble=True, rng=np.random.default_rng(SPREAD_SEED)).random(SPREAD_POINTS)
+    else:
+        cells = min(cells, round(MOST_GRID_POINTS ** (1.0 / count)))
+        axis = (np.arange(cells) + 0.5) / cells
+        unit = np.stack([values.ravel() for values in np.meshgrid(*[axis] * count, indexing="ij")], axis=-1)
+    return (low + (high - low) * unit).astype(np.float32)
+
+
+def signatures(task, preset, model, prepared, temperature) -> dict:
+    """``posterior`` (also as ``serving_default``), ``log_prob`` and ``sample``.
+
+    ``posterior`` is for uniform priors over the range of the training, at the points that it returns: ``log_mass`` is
+    corrected by the temperature of the validation part, as are ``mean``, ``standard_deviation`` and
+    ``effective_sample_size`` (how many points carry the posterior: below some ten, mean and deviation are
+    rough); ``log_likelihood`` is that of the flow itself, for other priors.
     """
     import numpy as np
     import tensorflow as tf
@@ -15,10 +48,7 @@ def signatures(task, preset, model, prepared) -> dict:
     database = prepared.database
     parameters, field = database.parameters, task.field(database)
     unit, side = database.fields[field].unit, database.fields[field].shape[0]
-    count = len(parameters)
-    cells = max(4, round(MOST_POINTS ** (1.0 / count))) if preset.grid_cells**count > MOST_POINTS else preset.grid_cells
-    axes = [p.low + (np.arange(cells) + 0.5) * (p.high - p.low) / cells for p in parameters]
-    points = tf.constant(np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], -1), tf.float32)
+    points = tf.constant(posterior_points(parameters, preset.grid_cells))
 
     def log_prob(maps, parameters):
         return {"log_prob": model.log_prob(maps, parameters)}
@@ -34,28 +64,39 @@ def signatures(task, preset, model, prepared) -> dict:
 
     def posterior(maps):
         def one(image):
-            return tf.nn.log_softmax(model.log_prob(tf.repeat(image[None], len(points), axis=0), points))
+            return model.log_prob(tf.repeat(image[None], len(points), axis=0), points)
 
-        log_mass = tf.map_fn(one, maps, fn_output_signature=tf.TensorSpec([len(points)], tf.float32))
+        log_likelihood = tf.map_fn(one, maps, fn_output_signature=tf.TensorSpec([len(points)], tf.float32))
+        log_mass = tf.nn.log_softmax(temperature * log_likelihood)
         mass = tf.exp(log_mass)
         mean = tf.matmul(mass, points)
-        variance = tf.matmul(mass, tf.square(points)) - tf.square(mean)
+        variance = tf.reduce_sum(mass[..., None] * tf.square(points - mean[:, None]), axis=1)
         return {
-            "log_mass": log_mass,
             "points": tf.tile(points[None], [tf.shape(maps)[0], 1, 1]),
+            "log_likelihood": log_likelihood,
+            "log_mass": log_mass,
             "mean": mean,
-            "standard_deviation": tf.sqrt(tf.maximum(variance, 0.0)),
+            "standard_deviation": tf.sqrt(variance),
+            "effective_sample_size": 1.0 / tf.reduce_sum(tf.square(mass), axis=1),
         }
 
     chosen = prepared.split.maps("test", database.simulation)[:1]
     example, values = database.read(field, chosen), database.targets(chosen).astype(np.float32)
     maps_spec = tf.TensorSpec([None, side, side], tf.float32)
-    values_spec = tf.TensorSpec([None, count], tf.float32)
+    values_spec = tf.TensorSpec([None, len(parameters)], tf.float32)
     names = ", ".join(f"{p.name} [{p.unit}]" if p.unit else p.name for p in parameters)
     of_posterior = Signature(
         function=posterior,
         inputs={"maps": maps_spec},
-        units={"maps": unit, "log_mass": "", "points": names, "mean": names, "standard_deviation": names},
+        units={
+            "maps": unit,
+            "points": names,
+            "log_likelihood": "nats",
+            "log_mass": "nats",
+            "mean": names,
+            "standard_deviation": names,
+            "effective_sample_size": "",
+        },
         example={"maps": example},
     )
     return {
@@ -74,7 +115,3 @@ def signatures(task, preset, model, prepared) -> dict:
             example={"parameters": values, "seed": np.array([[1, 2]], np.int32)},
         ),
     }
-
-
-# Evaluations of the flow for the posterior of one map, at most.
-MOST_POINTS = 1600

@@ -315,7 +315,7 @@ class MatterTask(CoevalTask):
         )
         return result
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """``serving_default``: brightness temperature [mK] -> overdensity, for maps of any size the network takes."""
         import tensorflow as tf
 

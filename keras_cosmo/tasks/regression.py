@@ -481,7 +481,7 @@ class RegressionTask(Task):
             )
         return result
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """``serving_default``: brightness temperature [mK] -> parameters by name, in their own units."""
         import tensorflow as tf
 

@@ -154,7 +154,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
     exported = export_saved_model(
         task.served(model),
         settings.saved_models / task.model_name,
-        task.signatures(settings.preset, model, prepared),
+        task.signatures(settings.preset, model, prepared, evaluation),
         metadata={
             "task": task.name,
             "paper": task.paper.citation,

@@ -551,7 +551,7 @@ class SeparationTask(Task):
 
         from keras_cosmo.export.saved_model import Signature
 
-        one = self.signatures(preset, members[0], prepared)["serving_default"]
+        one = self.signatures(preset, members[0], prepared, None)["serving_default"]
         shape = one.inputs["intensity"].shape[1:]
 
         def separate(intensity):
@@ -568,7 +568,7 @@ class SeparationTask(Task):
         units = one.units | {f"{line}_disagreement": INTENSITY_UNIT for line in preset.lines}
         return {"serving_default": Signature(function=separate, inputs=one.inputs, units=units, example=one.example)}
 
-    def signatures(self, preset, model, prepared):
+    def signatures(self, preset, model, prepared, evaluation):
         """``serving_default``: observed intensity -> one map per line, and what they leave of the observed one."""
         import tensorflow as tf
 

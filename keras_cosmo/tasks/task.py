@@ -178,8 +178,11 @@ class Task(abc.ABC):
         """Name -> (Matplotlib figure, caption)."""
 
     @abc.abstractmethod
-    def signatures(self, preset, model, prepared: Prepared) -> dict:
-        """Signature name -> `keras_cosmo.export.saved_model.Signature`, in physical units."""
+    def signatures(self, preset, model, prepared: Prepared, evaluation: Evaluation | None) -> dict:
+        """Signature name -> `keras_cosmo.export.saved_model.Signature`, in physical units.
+
+        What was measured may be part of them, such as a correction of the posterior.
+        """
 
 
 def check_network(path) -> pathlib.Path:

@@ -43,11 +43,12 @@ def test_every_option_is_passed_on(app, files, tmp_path):
     maps = tmp_path / "temperature.npy"
     pathlib.Path(files[0]).rename(maps)
     out = tmp_path / "o.h5"
-    options = "--field T --redshift 1.5 --side 0 --simulations 1 --box-size 50 --dtype float16"
+    options = "--field T --redshift 1.5 --side 0 --simulations 1 --box-size 50 --floor 1e-3 --dtype float16"
     assert app["main"]([str(maps), files[1], "--out", str(out), *options.split()]) == 0
     database = Database(out)
     assert (list(database.fields), database.redshifts.tolist(), database.n_maps) == (["t"], [1.5], 15)
     assert database.cell_size == 50.0 / 16
+    assert database.attributes["floor"] == 1e-3
     assert len(database.parameters) == 6
     np.testing.assert_allclose(database.read("t", np.arange(15)), np.load(maps)[15:], rtol=1e-3)
 

@@ -8,6 +8,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import small_hydrogen
 import tensorflow as tf
 
@@ -19,6 +20,7 @@ from keras_cosmo.statistics.calibration import fit_temperature
 from keras_cosmo.tasks import higlow_measures as measures
 from keras_cosmo.tasks.command_line import main
 from keras_cosmo.tasks.higlow import PRESETS, HIGlowTask
+from keras_cosmo.tasks.higlow_signatures import posterior_points
 from keras_cosmo.tasks.settings import settings_from
 
 SIZES = {
@@ -227,16 +229,21 @@ def test_metrics_are_those_of_the_saved_network(done, metrics, served, tested):
         rows = list(csv.DictReader(file))
     assert [int(row["simulation"]) for row in rows] == simulation.tolist()
     answer = {key: value.numpy() for key, value in served["posterior"](maps=tf.constant(maps)).items()}
-    np.testing.assert_allclose(np.exp(answer["log_mass"]).sum(axis=1), 1.0, rtol=1e-4)
-    weighted = np.einsum("bn,bnp->bp", np.exp(answer["log_mass"]), answer["points"])
+    mass = np.exp(answer["log_mass"])
+    np.testing.assert_allclose(mass.sum(axis=1), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(answer["effective_sample_size"], 1.0 / np.sum(mass**2, axis=1), rtol=1e-4)
+    as_trained = scipy.special.log_softmax(answer["log_likelihood"].astype(float), axis=1)
+    expected = scipy.special.log_softmax(metrics["temperature"] * as_trained, axis=1)
+    np.testing.assert_allclose(answer["log_mass"], expected, atol=2e-3)
+    weighted = np.einsum("bn,bnp->bp", mass, answer["points"])
     np.testing.assert_allclose(answer["mean"], weighted, rtol=1e-4)
     spread = answer["points"] - weighted[:, None]
-    deviation = np.sqrt(np.einsum("bn,bnp->bp", np.exp(answer["log_mass"]), spread**2))
+    deviation = np.sqrt(np.einsum("bn,bnp->bp", mass, spread**2))
     np.testing.assert_allclose(answer["standard_deviation"], deviation, atol=2e-4)
     axes = [p.low + (np.arange(8) + 0.5) * (p.high - p.low) / 8 for p in small_hydrogen.PARAMETERS]
     np.testing.assert_allclose(np.unique(answer["points"][0, :, 0]), axes[0], rtol=1e-6)
-    for row, mass, values in zip(rows, answer["log_mass"], true, strict=True):
-        posterior = GridPosterior(axes, mass.reshape(8, 8))
+    for row, log_mass, values in zip(rows, as_trained, true, strict=True):
+        posterior = GridPosterior(axes, log_mass.reshape(8, 8))
         corrected = posterior.tempered(metrics["temperature"])
         for column, name in enumerate(NAMES):
             assert float(row[f"{name}_true"]) == pytest.approx(values[column], rel=1e-6)
@@ -248,6 +255,20 @@ def test_metrics_are_those_of_the_saved_network(done, metrics, served, tested):
         for begin, suffix in (("", ""), ("corrected/", "_corrected"), ("baseline/gaussian_field/", "_gaussian_field")):
             error = [float(row[f"{name}_mean{suffix}"]) - float(row[f"{name}_true"]) for row in rows]
             assert metrics[f"{begin}rmse/{name}"] == pytest.approx(np.sqrt(np.mean(np.square(error))), rel=1e-4)
+
+
+def test_points_of_the_posterior():
+    parameters = small_hydrogen.PARAMETERS
+    assert len(posterior_points(parameters, 20)) == 400
+    assert len(posterior_points(parameters, 1000)) == 1600
+    assert len(posterior_points(parameters[:1], 1000)) == 1000
+    more = small_hydrogen.MORE_PARAMETERS
+    points = posterior_points(more, 20)
+    assert points.shape == (2048, len(more))
+    # Each of 16 equal parts of every range holds its share, as in no random sample.
+    for column, parameter in enumerate(more):
+        shares = np.histogram(points[:, column], 16, (parameter.low, parameter.high))[0]
+        np.testing.assert_allclose(shares, 128, atol=1)
 
 
 def test_samples_of_the_saved_network(served):

@@ -119,6 +119,7 @@ def convert_camels(
     parameter_names: Sequence[str] | None = None,
     redshift: float | None = None,
     box_size: float = 25.0,
+    floor: float | None = None,
     dtype: str = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> pathlib.Path:
@@ -126,7 +127,7 @@ def convert_camels(
 
     Maps are read from a memory map, one simulation at a time, so that files may be larger than the memory. The database
     appears under ``path`` when it is complete; after a kill the same call goes on where it stopped. Pixels that are
-    zero or negative, which no logarithm takes, are kept, counted and reported in a warning.
+    zero or negative, which no logarithm takes, are kept, counted and reported in a warning; a ``floor`` raises them.
 
     Args:
         maps_npy: Maps ``(15 * n_simulations, side, side)``; see the top of this module.
@@ -142,6 +143,8 @@ def convert_camels(
             table has, of simulations without gas (``Nbody``) the first two.
         redshift: None takes it from the name of the file.
         box_size: Side of the maps in Mpc/h.
+        floor: Pixels below it are raised to it, after averaging, in the unit of the field; how many is reported. None
+            leaves all pixels as they are.
         dtype: ``"float32"`` or ``"float16"``, how maps are stored.
         progress: Called as ``progress(done, total)`` at the begin and after each simulation.
 
@@ -153,7 +156,8 @@ def convert_camels(
         FileExistsError: If ``path`` exists.
         TypeError: If ``side`` or a number of a simulation is not an integer.
         ValueError: If a file is not usable, maps and table do not belong together, a pixel is not finite or does not
-            fit ``dtype``, maps would have to be enlarged, or the names of the files contradict the arguments.
+            fit ``dtype``, maps would have to be enlarged, ``box_size`` or ``floor`` is not positive, or the names of
+            the files contradict the arguments.
 
     Example:
         >>> convert_camels(
@@ -166,6 +170,8 @@ def convert_camels(
         raise FileExistsError(f"{path} exists already. Choose another output file, or delete it first.")
     if not 0.0 < box_size < np.inf:
         raise ValueError(f"box_size: expected a positive size in Mpc/h, got {box_size}.")
+    if floor is not None and not 0.0 < floor < np.inf:
+        raise ValueError(f"floor: expected a positive number in the unit of the maps, got {floor}.")
     field, suite, collection = _what_is_mapped(maps_npy, field)
     redshift = _redshift(maps_npy, redshift)
     maps = open_camels_maps(maps_npy)
@@ -188,6 +194,7 @@ def convert_camels(
         "simulation_numbers": chosen,
         "maps_file": maps_npy.name,
         "parameters_file": table.path.name,
+        **({} if floor is None else {"floor": float(floor)}),
         "description": (
             f"{description} at redshift {redshift:g} from {maps_npy.name}, {len(chosen)} of {table.rows} simulations, "
             f"{MAPS_PER_SIMULATION} maps each, {cells} x {cells} pixels"
@@ -204,7 +211,7 @@ def convert_camels(
         attributes=attributes,
         dtype=dtype,
     )
-    return _write(path, plan, maps_npy, maps, weights, progress)
+    return _write(path, plan, maps_npy, maps, weights, floor, progress)
 
 
 def open_camels_maps(path: str | os.PathLike) -> np.memmap:
@@ -476,11 +483,12 @@ def _write(
     maps_npy: pathlib.Path,
     maps: np.ndarray,
     weights: np.ndarray | None,
+    floor: float | None,
     progress: Callable[[int, int], None] | None,
 ) -> pathlib.Path:
     (name,) = plan.fields
     spoilt: dict[int, int] = {}
-    empty, smallest = 0, np.inf
+    empty, raised, pixels, smallest = 0, 0, 0, np.inf
     with DatabaseWriter.open(path, plan) as writer:
         todo = np.flatnonzero(~writer.finished).tolist()
         done = plan.n_simulations - len(todo)
@@ -497,6 +505,9 @@ def _write(
             elif not spoilt:
                 if weights is not None:
                     block = weights @ block @ weights.T
+                if floor is not None:
+                    raised, pixels = raised + int(np.count_nonzero(block < floor)), pixels + block.size
+                    block = np.maximum(block, floor)
                 empty += int(np.count_nonzero(block <= 0.0))
                 smallest = min(smallest, float(block.min()))
                 try:
@@ -516,10 +527,12 @@ def _write(
                 f"{plan.n_simulations} simulations: {listed}{' ...' if len(spoilt) > SHOWN else ''}. Leave these "
                 f"simulations out, or download the file again. Nothing was kept of {path}."
             )
+        if raised:
+            logger.info("%s: %d of %d pixels were raised to %g.", path, raised, pixels, floor)
         if empty:
             logger.warning(
                 "%s: %d pixels of the database are zero or negative, the smallest is %g. They are kept; a logarithm "
-                "does not take them.",
+                "does not take them (`floor` raises them).",
                 path, empty, smallest,
             )  # fmt: skip
         return writer.finish()

@@ -266,6 +266,7 @@ def test_arguments_say_what_the_name_does_not(tmp_path, table):
         ({"redshift": 6.0}, "redshift: expected 0, as Maps_HI.* says, got 6"),
         ({"redshift": -1.0}, "redshift: expected a number of at least 0, got -1"),
         ({"box_size": 0.0}, "box_size: expected a positive size in Mpc/h, got 0"),
+        ({"floor": 0.0}, "floor: expected a positive number in the unit of the maps, got 0"),
         ({"side": 17}, "side: expected 1 to 16, .* got 17. Maps can be averaged, not enlarged"),
         ({"side": 0}, "side: expected 1 to 16"),
         ({"simulations": (0, 4)}, r"simulations: expected different numbers from 0 to 3, at least one, got \[4\]"),
@@ -336,6 +337,20 @@ def test_zero_and_negative_pixels_are_kept_and_reported(tmp_path, table, caplog)
         out = convert_camels(maps, table, tmp_path / "o.h5", side=None)
     assert f"{1 + 4 * SIDE} pixels of the database are zero or negative, the smallest is -2" in caplog.text
     np.testing.assert_array_equal(Database(out).read("hi", np.arange(60)), np.load(maps))
+
+
+def test_floor_raises_pixels(tmp_path, table, caplog):
+    maps = write_maps(
+        tmp_path / "Maps_HI_IllustrisTNG_LH_z=0.00.npy", change=(((20, 3, 4), 0.0), ((50, slice(0, 4)), -2.0))
+    )
+    content = np.load(maps)
+    floor = float(np.quantile(content[content > 0], 0.1))
+    with caplog.at_level(logging.INFO):
+        out = convert_camels(maps, table, tmp_path / "o.h5", side=None, floor=floor)
+    np.testing.assert_array_equal(Database(out).read("hi", np.arange(60)), np.maximum(content, np.float32(floor)))
+    assert f"{np.count_nonzero(content < floor)} of {content.size} pixels were raised to {floor:g}" in caplog.text
+    assert "zero or negative" not in caplog.text
+    assert Database(out).attributes["floor"] == floor
 
 
 def test_half_precision_has_to_hold_the_pixels(tmp_path, table):
