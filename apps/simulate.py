@@ -12,15 +12,26 @@
     python apps/simulate.py lines --count 1000 --out small.h5 --map-cells 64 --map-side 0.425 --lines halpha,oiii,oii
     python apps/simulate.py lines --count 1000 --out tng.h5 --luminosity-table halpha.ecsv oiii.ecsv
 
+    python apps/simulate.py hi-maps --count 1000 --out hi.h5                             HI maps, 0.5 s per box
+    python apps/simulate.py hi-maps --count 300 --out like.h5 --like camels.h5           in the geometry of camels.h5
+
+    python apps/simulate.py skies --count 8 --out skies.h5                               Galactic HI and dust, Nside 128
+    python apps/simulate.py skies --count 2 --out like.h5 --like sky.h5                  pixels and channels of sky.h5
+
+    python apps/simulate.py hi-maps --count 20000 --out hi.h5 --scheduler tcp://node01:8786         workers of Dask
+    python apps/simulate.py hi-maps --count 20000 --out hi.h5 --cluster slurm --jobs 10 --job-cores 32
+
 21cmFAST cannot evolve haloes that outweigh a cell. With light-cones of 1.5 Mpc cells log10_T_vir is therefore drawn up
 to 5.93, not up to the 6 of the paper and of the embedded simulator; from 1.65 Mpc on there is no such limit. Coeval
 boxes have none.
 
-Until complete, the database is called <out>.partial. Run the same command again to resume; --workers may differ.
+Until complete, the database is called <out>.partial. Run the same command again to resume; --workers may differ, and
+so may --scheduler and --cluster (see docs/campaigns.md).
 Exit status: 0 complete, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import pathlib
@@ -94,6 +105,31 @@ GEOMETRY = {
         "minimum_mass": (float, EMBEDDED, "of haloes that shine [solar masses]"),
         "amplitude_scatter": (float, EMBEDDED, "deviation of the logarithm of a factor per map"),
     },
+    "hi-maps": {
+        "cells": (int, EMBEDDED, "pixels along each side of a map"),
+        "box_size": (float, EMBEDDED, "side of the periodic box [Mpc/h]"),
+        "slabs": (int, EMBEDDED, "slabs along each of three axes, one map each"),
+        "redshift": (float, EMBEDDED, "of the maps"),
+        "particles": (int, EMBEDDED, "particles along each side of the box"),
+        "diffuse_share": (float, EMBEDDED, "hydrogen outside of haloes over that in haloes"),
+    },
+    "skies": {
+        "nside": (int, EMBEDDED, "HEALPix resolution, a power of two"),
+        "channels": (int, EMBEDDED, "velocity channels of the HI cube"),
+        "velocity_low": (float, EMBEDDED, "lowest channel centre of HI4PI that is covered [km/s]"),
+        "velocity_high": (float, EMBEDDED, "highest one [km/s]"),
+        "low_pass_ell": (float, EMBEDDED, "multipole of the low-pass of cube and dust, 0 for none"),
+        "low_pass_order": (float, EMBEDDED, "steepness of the low-pass"),
+        "uncorrelated": (float, EMBEDDED, "share of the variance of the dust that is independent of the HI"),
+        "linear": (bool, EMBEDDED, "dust that is a weighted sum of the channels, and the uncorrelated share"),
+        "sky_fraction": (float, EMBEDDED, "share of the sky that the mask leaves"),
+        "noise": (float, EMBEDDED, "standard deviation of each pixel and channel before the low-pass [K]"),
+        "cold_gain": (float, EMBEDDED, "extra dust per atom of cold gas"),
+        "molecular_gain": (float, EMBEDDED, "dust of molecular gas"),
+        "molecular_threshold": (float, EMBEDDED, "column beyond which cold gas is molecular, in medians"),
+        "modulation": (float, EMBEDDED, "deviation of the logarithm of a smooth factor of the dust"),
+        "emissivity": (float, EMBEDDED, "median dust per column of HI [uK_RJ per 1e20 atoms per cm^2]"),
+    },
 }
 
 
@@ -101,6 +137,31 @@ LIKE = {
     "lightcones": "take cells and redshifts from it",
     "coeval": "take cells and redshifts from it",
     "lines": "take lines, pixels, beam and band from it",
+    "hi-maps": "take pixels, box, slabs and redshift from it",
+    "skies": "take pixels, channels and low-pass from it",
+}
+
+KINDS = {
+    "lightcones": "21-cm light-cone images for the regression task",
+    "coeval": "21-cm maps and the matter maps behind them, from boxes at fixed redshifts",
+    "lines": "intensity maps of emission lines, each alone, for the separation task",
+    "hi-maps": "maps of neutral hydrogen after reionisation, for the HIGlow task",
+    "skies": "full-sky maps of Galactic HI and dust, for the dust task",
+}
+
+
+# Flag -> type and meaning, and the field of keras_cosmo.data.slurm_jobs.SlurmJobs.
+SLURM = {
+    "jobs": (int, "jobs", "jobs at a time"),
+    "minimum-jobs": (int, "minimum_jobs", "with fewer than --jobs, jobs come and go with the work (--jobs)"),
+    "job-cores": (int, "cores", "cores of a job, one simulation each (8)"),
+    "job-memory": (str, "memory", "memory of a job, such as 16GB (2 GiB per core)"),
+    "walltime": (str, "walltime", "of a job, such as 04:00:00 (01:00:00)"),
+    "partition": (str, "partition", "queue of the jobs"),
+    "account": (str, "account", "that the jobs are charged to"),
+    "interface": (str, "interface", "network interface by which workers reach this machine, such as ib0"),
+    "job-setup": (str, "setup", "line of shell before the workers start, such as 'module load python'; repeatable"),
+    "job-logs": (pathlib.Path, "logs", "folder for what the jobs print"),
 }
 
 
@@ -109,14 +170,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, allow_abbrev=False)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    for kind, text in (
-        ("lightcones", "21-cm light-cone images for the regression task"),
-        ("coeval", "21-cm maps and the matter maps behind them, from boxes at fixed redshifts"),
-        ("lines", "intensity maps of emission lines, each alone, for the separation task"),
-    ):
+    for kind, text in KINDS.items():
         command = kinds.add_parser(kind, help=text, formatter_class=formatter, allow_abbrev=False)
-        add_campaign_flags(command)
-        simulators = EMBEDDED if kind == "lines" else BOTH
+        # As train_higlow.py does, and the simulations of CAMELS.
+        add_campaign_flags(command, "latin-hypercube" if kind == "hi-maps" else "uniform")
+        simulators = BOTH if kind in ("lightcones", "coeval") else EMBEDDED
         command.add_argument("--simulator", choices=simulators, default="embedded", help="%(default)s")
         geometry = command.add_argument_group("geometry (default: that of the simulator)")
         geometry.add_argument("--like", type=pathlib.Path, metavar="DATABASE", help=LIKE[kind])
@@ -124,9 +182,9 @@ def parse_args(argv=None) -> argparse.Namespace:
             options = {"choices": PROJECTIONS} if name == "projection" else {"metavar": "VALUE"}
             if value in (redshift_list, name_list):
                 options |= {"nargs": "+", "action": Joined}
+            options = {"action": argparse.BooleanOptionalAction} if value is bool else {"type": value, **options}
             geometry.add_argument(
                 flag_of(name),
-                type=value,
                 default=argparse.SUPPRESS,
                 help=f"{meaning} ({', '.join(simulators)})",
                 **options,
@@ -145,18 +203,79 @@ def parse_args(argv=None) -> argparse.Namespace:
             geometry.add_argument(
                 "--without-unsmoothed", action="store_true", help="leave out the maps before the beam: half the size"
             )
+        add_cluster_flags(command)
     return parser.parse_args(argv)
 
 
-def add_campaign_flags(parser: argparse.ArgumentParser) -> None:
+def add_campaign_flags(parser: argparse.ArgumentParser, design: str) -> None:
     """Flags that every kind of simulation has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     parser.add_argument("--count", type=int, required=True, help="number of simulations")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE", help="database to make, .h5")
-    parser.add_argument("--workers", type=int, default=cores, help="processes, one core each (%(default)s)")
+    parser.add_argument("--workers", type=int, help=f"processes here, one core each ({cores})")
     parser.add_argument("--seed", type=int, default=0, help="of parameters and initial conditions (%(default)s)")
-    parser.add_argument("--design", choices=DESIGNS, default="uniform", help="of the parameters (%(default)s)")
+    parser.add_argument("--design", choices=DESIGNS, default=design, help="of the parameters (%(default)s)")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the maps (%(default)s)")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags for simulating on other machines."""
+    where = parser.add_argument_group("other machines (Dask: pip install 'keras_cosmo[cluster]')")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="tcp://host:8786, or the file of a Dask scheduler")
+    where.add_argument("--cluster", choices=("slurm",), help="submit jobs whose processes simulate")
+    where.add_argument(
+        "--worker-timeout", type=float, metavar="SECONDS", help="give up after so long without a worker (never)"
+    )
+    slurm = parser.add_argument_group("with --cluster slurm")
+    for name, (value, field, meaning) in SLURM.items():
+        action = {"action": "append"} if name == "job-setup" else {}
+        slurm.add_argument(f"--{name}", dest=f"slurm_{field}", type=value, metavar="VALUE", help=meaning, **action)
+    slurm.add_argument("--print-job", action="store_true", help="print the script of a job, and do nothing else")
+
+
+def slurm_jobs(arguments: argparse.Namespace):
+    """The jobs that the flags ask for, or None; ValueError if flags do not go together."""
+    given = {field: getattr(arguments, f"slurm_{field}") for _, field, _ in SLURM.values()}
+    given = {field: value for field, value in given.items() if value is not None}
+    flags = [f"--{name}" for name, (_, field, _) in SLURM.items() if field in given]
+    flags += ["--print-job"] if arguments.print_job else []
+    if arguments.cluster and arguments.scheduler:
+        raise ValueError("--cluster starts a scheduler of its own. Give it or --scheduler, not both.")
+    if (arguments.cluster or arguments.scheduler) and arguments.workers is not None:
+        raise ValueError("--workers is for processes on this machine. Leave it out with --scheduler or --cluster.")
+    if arguments.worker_timeout is not None and not (arguments.cluster or arguments.scheduler):
+        raise ValueError("--worker-timeout is for --scheduler and --cluster.")
+    if not arguments.cluster:
+        if flags:
+            raise ValueError(f"{flags[0]} is for --cluster slurm.")
+        return None
+    from keras_cosmo.data.slurm_jobs import SlurmJobs
+
+    given["setup"] = tuple(given.get("setup", ()))
+    return SlurmJobs(**given)
+
+
+def dask_workers(arguments: argparse.Namespace, jobs):
+    """The workers to simulate on, to be used as a context manager that gives None for processes here."""
+    if jobs is None and arguments.scheduler is None:
+        return contextlib.nullcontext()
+    from keras_cosmo.data.dask_workers import DaskWorkers, require_dask
+
+    require_dask()
+    import distributed
+
+    # What they say about a lost scheduler, in many lines, is said here in one.
+    for name in logging.root.manager.loggerDict:
+        if name.startswith(distributed.__name__) and not name.startswith("distributed.deploy"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    where = arguments.scheduler if jobs is None else jobs.cluster()
+    expected = 1 if jobs is None else jobs.threads
+    return DaskWorkers(where, worker_timeout=arguments.worker_timeout, expected=expected)
 
 
 def flag_of(name: str) -> str:
@@ -304,6 +423,95 @@ def line_geometry_of(path: pathlib.Path) -> dict:
     }
 
 
+def hydrogen_simulator(arguments: argparse.Namespace):
+    """The simulator of HI maps that the flags ask for; ValueError or TypeError if it cannot be."""
+    if arguments.dtype == "float16":
+        raise ValueError("--dtype float16 cannot hold surface densities of 1e10 Msun/h (Mpc/h)^-2. Take float32.")
+    given = given_geometry(arguments)
+    like = hydrogen_geometry_of(arguments.like) if arguments.like else {}
+    from keras_cosmo.simulations.hydrogen import HydrogenMapSimulator
+
+    geometry = {**like, **given}
+    if "box_size" in geometry and "particles" not in geometry:
+        # As far apart as in the default box.
+        particles = round(HydrogenMapSimulator.particles * geometry["box_size"] / HydrogenMapSimulator.box_size)
+        geometry["particles"] = min(max(particles + particles % 2, 32), 256)
+    return HydrogenMapSimulator(**geometry)
+
+
+def hydrogen_geometry_of(path: pathlib.Path) -> dict:
+    """Pixels, box, slabs and redshift of a database of HI maps, as arguments of a simulator."""
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+
+    database = Database(path).require(task="higlow")
+    shapes = {field.shape for field in database.fields.values()}
+    counts = set(np.bincount(database.simulation).tolist())
+    redshifts = () if database.redshifts is None else database.redshifts
+    units = database.attributes.get("cell_size_units", "Mpc/h")
+    square = len(shapes) == 1 and len(min(shapes)) == 2 and len(set(min(shapes))) == 1
+    if not square or len(counts) > 1 or min(counts) % 3 or len(redshifts) != 1 or database.cell_size is None:
+        raise ValueError(
+            f"{path}: --like needs square maps at one redshift, as many along each of three axes of a simulation, and "
+            f"the root attribute cell_size; got shapes {sorted(shapes)}, {sorted(counts)} maps per simulation, "
+            f"{len(redshifts)} redshifts, cell_size {database.cell_size}. Give --cells and so on instead."
+        )
+    if units != "Mpc/h":
+        raise ValueError(f"{path}: --like needs cell_size in Mpc/h, got {units}. Give --cells and so on instead.")
+    cells = min(shapes)[0]
+    return {
+        "cells": cells,
+        "box_size": round(cells * float(database.cell_size), 9),
+        "slabs": counts.pop() // 3,
+        "redshift": float(redshifts[0]),
+    }
+
+
+def sky_simulator(arguments: argparse.Namespace):
+    """The simulator of Galactic skies that the flags ask for; ValueError or TypeError if it cannot be."""
+    given = given_geometry(arguments)
+    from keras_cosmo.simulations.galactic import GalacticSkySimulator
+
+    if not arguments.like:
+        return GalacticSkySimulator(**given)
+    like, velocities = sky_geometry_of(arguments.like)
+    simulator = GalacticSkySimulator(**{**like, **given})
+    chosen = {"channels", "velocity_low", "velocity_high"} & set(given)
+    # A tenth of a channel of the survey.
+    if not chosen and abs(simulator.velocities - velocities).max() > 0.13:
+        raise ValueError(
+            f"{arguments.like}: --like needs channels of one width made of those of HI4PI, got velocities "
+            f"{velocities[0]:.3f} to {velocities[-1]:.3f} km/s. Give --channels, --velocity-low and --velocity-high."
+        )
+    return simulator
+
+
+def sky_geometry_of(path: pathlib.Path):
+    """Pixels, channels and low-pass of a database of skies, as arguments of a simulator; and its velocities."""
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+    from keras_cosmo.data.sky_preparation import check_sky
+    from keras_cosmo.simulations.galactic import SURVEY_STEP
+
+    attributes = check_sky(Database(path)).attributes
+    velocities = np.atleast_1d(attributes["velocities"])
+    width = np.diff(velocities).mean() if len(velocities) > 1 else SURVEY_STEP
+    # From the centre of the first channel of the survey to that of the last; rounding must not lose either.
+    half = 0.5 * (width - SURVEY_STEP) + 0.1 * SURVEY_STEP
+    geometry = {
+        "nside": int(attributes["nside"]),
+        "channels": len(velocities),
+        "velocity_low": round(float(velocities[0] - half), 6),
+        "velocity_high": round(float(velocities[-1] + half), 6),
+    }
+    for name in ("low_pass_ell", "low_pass_order"):
+        if name in attributes:
+            geometry[name] = float(attributes[name])
+    return geometry, velocities
+
+
 def main(argv=None) -> int:
     """Run the campaign; returns the exit status."""
     arguments = parse_args(argv)
@@ -315,16 +523,21 @@ def main(argv=None) -> int:
 
     try:
         simulator = SIMULATORS[arguments.kind](arguments)
+        jobs = slurm_jobs(arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
         return fail(message(error), 2)
     try:
-        with logging_redirect_tqdm():
+        if arguments.print_job:
+            print(jobs.script())
+            return 0
+        with logging_redirect_tqdm(), dask_workers(arguments, jobs) as cluster:
             path = run_campaign(
                 simulator,
                 arguments.out,
                 count=arguments.count,
                 seed=arguments.seed,
-                workers=arguments.workers,
+                workers=available_cores() if arguments.workers is None else arguments.workers,
+                cluster=cluster,
                 dtype=arguments.dtype,
                 design=arguments.design,
                 progress=progress_callback("simulation"),
@@ -333,12 +546,20 @@ def main(argv=None) -> int:
         return fail(message(error), 130)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         return fail(message(error), 1)
-    shapes = ", ".join(f"{name} {field.shape} [{field.unit}]" for name, field in simulator.fields.items())
+    shapes = ", ".join(
+        f"{name} {field.shape} [{field.unit}]".removesuffix(" []") for name, field in simulator.fields.items()
+    )
     print(f"{path}: {arguments.count} simulations x {simulator.maps_per_simulation} maps: {shapes}")
     return 0
 
 
-SIMULATORS = {"lightcones": lightcone_simulator, "coeval": coeval_simulator, "lines": line_simulator}
+SIMULATORS = {
+    "lightcones": lightcone_simulator,
+    "coeval": coeval_simulator,
+    "lines": line_simulator,
+    "hi-maps": hydrogen_simulator,
+    "skies": sky_simulator,
+}
 
 
 def message(error: BaseException) -> str:

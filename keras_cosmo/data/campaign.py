@@ -7,7 +7,9 @@ interruptions.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -18,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
+from keras_cosmo.data.dask_workers import DaskWorkers, WorkersError
 from keras_cosmo.data.database_writer import (
     DatabasePlan,
     DatabaseWriter,
@@ -108,6 +111,7 @@ def run_campaign(
     design: str = "uniform",
     progress: Callable[[int, int], None] | None = None,
     executor: concurrent.futures.Executor | None = None,
+    cluster: DaskWorkers | None = None,
 ) -> pathlib.Path:
     """Run all simulations that are not in the database yet, and complete it.
 
@@ -126,7 +130,8 @@ def run_campaign(
             every prior.
         progress: Called as ``progress(done, total)`` once at the begin, where ``done`` counts the simulations that
             were in the file already, and after each finished simulation.
-        executor: Where to run instead, such as Dask's; ``workers`` then only bounds how many results are pending.
+        executor: Where to run instead; ``workers`` then only bounds how many results are pending.
+        cluster: Workers of a Dask scheduler to run on instead; ``workers`` then means nothing.
 
     Returns:
         ``path``.
@@ -134,13 +139,16 @@ def run_campaign(
     Raises:
         ValueError: If an argument is out of range, or an unfinished file follows another plan.
         FileExistsError: If ``path`` exists and is another database.
-        CampaignError: If simulations failed, after all others were run.
+        CampaignError: If simulations failed, after all others were run; or at once if there is nothing left to run them
+            on.
         OSError: If the disk is full.
         CampaignInterrupted: On Ctrl-C.
     """
     path = pathlib.Path(path)
     if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 0:
         raise ValueError(f"workers: expected an integer >= 0, got {workers!r}.")
+    if executor is not None and cluster is not None:
+        raise ValueError("executor: expected none beside a cluster. Give one of the two.")
     plan = plan_campaign(simulator, count=count, seed=seed, dtype=dtype, design=design)
     if path.is_dir():
         raise ValueError(f"{path}: expected the file to write, got a folder. Give a file name ending in .h5.")
@@ -156,7 +164,7 @@ def run_campaign(
             logger.info("%s: resuming with %d of %d simulations finished.", path, done, plan.n_simulations)
         if progress is not None:
             progress(done, plan.n_simulations)
-        runs = _run(simulator, plan, todo, int(workers), executor)
+        runs = _run(simulator, plan, todo, int(workers), executor, cluster)
         failures = []
         try:
             for simulation, result in runs:
@@ -173,6 +181,12 @@ def run_campaign(
             raise CampaignInterrupted(
                 f"Interrupted with {done} of {plan.n_simulations} simulations finished; they are kept in "
                 f"{writer.partial}. Run the same command again to resume."
+            ) from error
+        except WorkersError as error:
+            raise CampaignError(
+                f"{error} {done} of {plan.n_simulations} simulations are finished; they are kept in {writer.partial}. "
+                f"Run the same command again to resume.",
+                failures,
             ) from error
         finally:
             runs.close()
@@ -275,15 +289,24 @@ def draw_seeds(count: int, seed: int) -> np.ndarray:
     return seeds
 
 
-def _run(simulator, plan: DatabasePlan, todo: list[int], workers: int, executor):
+def _run(simulator, plan: DatabasePlan, todo: list[int], workers: int, executor, cluster):
     """Yield (simulation, maps or Failure) as they come."""
-    if executor is not None:
+    if cluster is not None:
+        yield from _run_on_cluster(cluster, simulator, plan, todo)
+    elif executor is not None:
         yield from _run_in_executor(executor, simulator, plan, todo, max(1, workers))
     elif workers <= 1:
         for simulation in todo:
             yield _simulate(_Job.of(simulator, plan, simulation))
     else:
         yield from _run_in_pool(simulator, plan, todo, min(workers, max(1, len(todo))))
+
+
+def _run_on_cluster(cluster: DaskWorkers, simulator, plan: DatabasePlan, todo: list[int]):
+    jobs = functools.partial(_Job.of, simulator, plan)
+    with contextlib.closing(cluster.run(_simulate, todo, jobs)) as runs:
+        for simulation, result in runs:
+            yield (simulation, jobs(simulation).failure(str(result))) if isinstance(result, WorkersError) else result
 
 
 def _run_in_executor(
@@ -372,11 +395,12 @@ class _Job:
     parameter_values: np.ndarray
     seed: int
     dtype: str
+    version: str
 
     @classmethod
     def of(cls, simulator, plan: DatabasePlan, simulation: int) -> "_Job":
         values, seed = plan.parameter_values[simulation], int(plan.seeds[simulation])
-        return cls(simulator, simulation, values, seed, plan.dtype)
+        return cls(simulator, simulation, values, seed, plan.dtype, simulator.version)
 
     def failure(self, reason: str, details: str = "") -> Failure:
         names = [parameter.name for parameter in self.simulator.parameters]
@@ -387,6 +411,8 @@ class _Job:
 def _simulate(job: _Job) -> tuple[int, dict[str, np.ndarray] | Failure]:
     """Run one simulation and convert its maps; errors come back as records, since not every exception pickles."""
     simulator = job.simulator
+    if simulator.version != job.version:
+        raise RuntimeError(f"expected version {job.version} of the simulator {simulator.name}, got {simulator.version}")
     try:
         maps = simulator.simulate(job.parameter_values.copy(), job.seed)
         return job.simulation, convert_maps(maps, simulator.fields, simulator.maps_per_simulation, job.dtype)

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -7,16 +8,22 @@ import sys
 
 import numpy as np
 import pytest
+import small_hydrogen
+import small_skies
 
 from keras_cosmo.data.campaign import DESIGNS
 from keras_cosmo.data.database import Database, write_database
+from keras_cosmo.data.sky_preparation import check_sky
 from keras_cosmo.quantities import Parameter
 from keras_cosmo.simulations.coeval import CoevalSimulator
 from keras_cosmo.simulations.emission_lines import HALPHA
+from keras_cosmo.simulations.galactic import GalacticSkySimulator
 from keras_cosmo.simulations.halo_luminosity import RELATIONS, HaloLuminosity
+from keras_cosmo.simulations.hydrogen import HydrogenMapSimulator
 from keras_cosmo.simulations.line_intensity import LineIntensitySimulator
 from keras_cosmo.simulations.py21cmfast_coeval import Py21cmfastCoevalSimulator
 from keras_cosmo.slicing import PROJECTIONS
+from keras_cosmo.tasks.higlow import HIGlowTask
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "apps" / "simulate.py"
 SMALL = ("--n-perp", "8", "--n-los", "64", "--workers", "1")
@@ -44,6 +51,14 @@ def run_coeval(app, *arguments):
         ("lightcones", "--simulator --count --out --like --n-perp --maps-per-simulation --box-cells --redshift-step"),
         ("coeval", "--simulator --count --out --like --redshifts --box-cells --cell-size --slab-cells --projection"),
         ("lines", "--simulator --count --out --like --lines --map-cells --map-side --beam-sigma --maps --amplitude-"),
+        (
+            "hi-maps",
+            "--count --out --like --cells --box-size --slabs --redshift --particles --diffuse-share --scheduler",
+        ),
+        (
+            "skies",
+            "--count --out --like --nside --channels --velocity-low --low-pass-ell --no-linear --noise --cluster",
+        ),
     ],
 )
 def test_help_is_fast_because_nothing_is_imported(kind, flags):
@@ -258,6 +273,113 @@ def test_line_maps_have_one_simulator(app, capsys):
         run_lines(app, "--count", 1, "--out", "a.h5", "--simulator", "py21cmfast")
     assert stop.value.code == 2
     assert "invalid choice: 'py21cmfast'" in capsys.readouterr().err
+
+
+def test_flags_are_the_fields_of_the_simulators(app):
+    for kind, simulator, without in (
+        ("hi-maps", HydrogenMapSimulator, {"cosmology"}),
+        ("skies", GalacticSkySimulator, set()),
+    ):
+        flags = {name for name, (_, simulators, _) in app.GEOMETRY[kind].items() if "embedded" in simulators}
+        assert flags == {field.name for field in dataclasses.fields(simulator)} - without
+    assert set(app.KINDS) == set(app.GEOMETRY) == set(app.LIKE) == set(app.SIMULATORS)
+
+
+def test_hydrogen_maps(app, tmp_path, capsys):
+    out = tmp_path / "hi.h5"
+    flags = ["hi-maps", "--count", "2", "--out", str(out), "--workers", "1", "--cells", "16", "--box-size", "12.5"]
+    assert app.main([*flags, "--slabs", "2", "--redshift", "5"]) == 0
+    output = capsys.readouterr().out
+    assert f"{out}: 2 simulations x 6 maps: hi (16, 16) [Msun/h (Mpc/h)^-2]" in output
+    database = Database(out).require("higlow", ("hi",), ("Omega_m", "sigma_8"))
+    assert (database.n_maps, database.attributes["design"]) == (12, "latin-hypercube")
+    task = HIGlowTask()
+    task.check(dataclasses.replace(task.presets["quick"], map_cells=16), database)
+    command = ["hi-maps", "--count", "1", "--out", "x.h5"]
+    like = app.hydrogen_simulator(app.parse_args([*command, "--like", str(out), "--redshift", "6"]))
+    # As many particles per volume as in the default box.
+    assert like == HydrogenMapSimulator(cells=16, box_size=12.5, slabs=2, particles=48)
+    flags = ["--particles", "50", "--diffuse-share", "0.1"]
+    assert app.hydrogen_simulator(app.parse_args([*command, *flags])) == HydrogenMapSimulator(
+        particles=50, diffuse_share=0.1
+    )
+    assert app.hydrogen_simulator(app.parse_args(command)) == HydrogenMapSimulator()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fields": {"hi": np.ones((24, 8, 4))}}, r"--like needs square maps at one redshift.*\[\(8, 4\)\]"),
+        ({"fields": {"hi": np.ones((24, 8, 8))}}, r"\[2\] maps per simulation"),
+        ({"redshifts": None}, "0 redshifts"),
+        ({"cell_size": None}, "cell_size None. Give --cells"),
+        ({"cell_size_units": "Mpc"}, "--like needs cell_size in Mpc/h, got Mpc"),
+    ],
+)
+def test_databases_that_hydrogen_maps_cannot_be_like(app, tmp_path, options, message):
+    known = small_hydrogen.values(12)
+    fields = {"hi": np.ones((36, 8, 8))}
+    path = small_hydrogen.write(tmp_path / "a.h5", **{"known": known, "fields": fields, **options})
+    with pytest.raises(ValueError, match=message):
+        app.hydrogen_geometry_of(path)
+
+
+def test_skies(app, tmp_path, capsys):
+    out = tmp_path / "skies.h5"
+    flags = ["skies", "--count", "2", "--out", str(out), "--workers", "1", "--nside", "16", "--channels", "8"]
+    changes = ["--velocity-low", "-30", "--velocity-high", "10.5", "--low-pass-ell", "30", "--linear"]
+    assert app.main([*flags, *changes]) == 0
+    output = capsys.readouterr().out
+    assert f"{out}: 2 simulations x 1 maps: hi_cube (3072, 8) [K], dust (3072,) [uK_RJ], mask (3072,)\n" in output
+    database = check_sky(Database(out))
+    made = GalacticSkySimulator(
+        nside=16, channels=8, velocity_low=-30.0, velocity_high=10.5, low_pass_ell=30.0, linear=True
+    )
+    np.testing.assert_array_equal(database.attributes["velocities"], made.velocities)
+    assert (database.attributes["linear"], database.attributes["low_pass_ell"]) == (True, 30.0)
+    command = ["skies", "--count", "1", "--out", "x.h5"]
+    like = app.sky_simulator(app.parse_args([*command, "--like", str(out), "--noise", "0.1"]))
+    assert (like.nside, like.channels, like.low_pass_ell, like.noise) == (16, 8, 30.0, 0.1)
+    np.testing.assert_allclose(like.velocities, made.velocities, rtol=0, atol=1e-9)
+    assert app.sky_simulator(app.parse_args(command)) == GalacticSkySimulator()
+    assert app.sky_simulator(app.parse_args([*command, "--uncorrelated", "0.4"])).uncorrelated == 0.4
+
+
+def test_skies_like_others(app, tmp_path):
+    command = ["skies", "--count", "1", "--out", "x.h5", "--like"]
+    channels = GalacticSkySimulator().velocities
+    fields = {name: array[:1] for name, array in small_skies.skies().items()}
+    fields["hi_cube"] = np.ones((1, 3072, 64))
+    survey = small_skies.write(tmp_path / "a.h5", fields=fields, velocities=np.round(channels, 3))
+    like = app.sky_simulator(app.parse_args([*command, str(survey)]))
+    np.testing.assert_allclose(like.velocities, channels, rtol=0, atol=1e-9)
+    assert like.low_pass_ell == 0.0
+    other = small_skies.write(tmp_path / "b.h5", velocities=[-60.0, -30.0, -10.0, 0.0, 5.0, 15.0])
+    with pytest.raises(ValueError, match="--like needs channels of one width made of those of HI4PI, got velocities"):
+        app.sky_simulator(app.parse_args([*command, str(other)]))
+    given = ["--channels", "6", "--velocity-low", "-60", "--velocity-high", "15"]
+    assert app.sky_simulator(app.parse_args([*command, str(other), *given])).channels == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("hi-maps", ("--cells", 4), "expected cells in [16, 256], got 4"),
+        ("hi-maps", ("--redshift", 0), "expected redshift in [3, 10], got 0.0"),
+        ("hi-maps", ("--particles", 20), "expected particles in [32, 256], got 20"),
+        ("hi-maps", ("--dtype", "float16"), "--dtype float16 cannot hold surface densities of 1e10"),
+        ("hi-maps", ("--like", "/nowhere/hi.h5"), "there is no such file"),
+        ("skies", ("--nside", 100), "expected nside to be a power of two, got 100"),
+        ("skies", ("--velocity-low", 20, "--velocity-high", 10), "expected velocity_low below velocity_high"),
+        ("skies", ("--uncorrelated", 1), "expected uncorrelated in [0, 0.95], got 1.0"),
+        ("skies", ("--like", "/nowhere/sky.h5"), "there is no such file"),
+    ],
+)
+def test_wrong_usage_of_hydrogen_maps_and_skies_is_one_line(app, tmp_path, capsys, kind, arguments, message):
+    assert app.main([kind, "--count", "2", "--out", str(tmp_path / "a.h5"), *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
