@@ -280,6 +280,17 @@ class GridPosterior:
         found.temperature = temperature
         return found
 
+    def transformed(self, function: Callable[[np.ndarray], np.ndarray]) -> "GridPosterior":
+        """The same with a function of the log-likelihood in its place, and temperature 1.
+
+        Args:
+            function: Takes and returns log-likelihoods of any shape, such as that of
+                `keras_cosmo.statistics.tempered_stacking.TemperedStacking`.
+        """
+        return GridPosterior(
+            self.axes, function(self.log_likelihood), self.log_prior, names=self.names, zoomed=self.zoomed
+        )
+
     @property
     def _log_density(self) -> np.ndarray:
         """Logarithm of prior times likelihood at the centres."""
@@ -566,6 +577,35 @@ class SamplePosterior:
         self._log_density()
         found = SamplePosterior(
             self.samples, self.log_likelihood, self.log_weights, self.log_prior, temperature, self.names, self._evaluate
+        )
+        found.not_finite = self.not_finite
+        return found
+
+    def transformed(self, function: Callable[[np.ndarray], np.ndarray]) -> "SamplePosterior":
+        """The same samples with a function of the log-likelihood in its place, and temperature 1.
+
+        Args:
+            function: Takes and returns log-likelihoods of any shape, such as that of
+                `keras_cosmo.statistics.tempered_stacking.TemperedStacking`.
+
+        Raises:
+            ValueError: If the log-likelihood is not known.
+        """
+        self._log_density()
+        evaluate = None
+        if self._evaluate is not None:
+
+            def evaluate(points):
+                log_likelihood, log_prior = self._evaluate(points)
+                return function(log_likelihood), log_prior
+
+        found = SamplePosterior(
+            self.samples,
+            function(self.log_likelihood),
+            self.log_weights,
+            self.log_prior,
+            names=self.names,
+            evaluate=evaluate,
         )
         found.not_finite = self.not_finite
         return found

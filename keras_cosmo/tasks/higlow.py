@@ -83,6 +83,12 @@ class HIGlowPreset:
     gradient_norm: float = preset_field(
         2.0, source="assumption: the public code", text="largest norm of all gradients together", low=1e-6
     )
+    schedule: str = preset_field(
+        "plateau",
+        source="assumption: the public code; cosine is ours",
+        text="learning rate: lowered at plateaus of the validation loss, or along half a cosine over all epochs",
+        choices=("plateau", "cosine"),
+    )
     plateau_factor: float = preset_field(
         0.8, source="assumption: the public code", text="factor on the learning rate at a plateau", low=0.01, high=0.99
     )
@@ -101,7 +107,10 @@ class HIGlowPreset:
         low=1,
     )
     grid_cells: int = preset_field(
-        32, source="assumption: number of samples not stated", text="cells along each parameter of the posterior", low=4
+        32,
+        source="assumption: number of samples not stated",
+        text="cells along each parameter of the posterior, of one or two parameters",
+        low=4,
     )
     generated_maps: int = preset_field(
         5,
@@ -116,17 +125,16 @@ class HIGlowPreset:
 
 PRESETS = {
     "quick": HIGlowPreset(
-        simulations=300,
+        simulations=600,
         fractions=(0.7, 0.15, 0.15),
-        blocks=4,
-        steps=6,
+        steps=8,
         injector="channel",
         data_start=True,
-        learning_rate=1e-3,
-        plateau_patience=2,
-        plateau_factor=0.5,
-        epochs=12,
-        posterior_maps=4,
+        learning_rate=3e-3,
+        schedule="cosine",
+        batch_size=32,
+        epochs=8,
+        posterior_maps=2,
         grid_cells=20,
         moment_epochs=15,
     ),
@@ -195,6 +203,11 @@ class HIGlowTask(Task):
                 f"validation and {len(split.test)} for the test, but errors over simulations need 2 at least. "
                 "Bring more simulations, or choose other --fractions."
             )
+        if len(split.train) <= len(database.parameters):
+            raise ValueError(
+                f"{database.path}: {len(split.train)} simulations in the training cannot tell "
+                f"{len(database.parameters)} parameters apart. Bring more simulations, or fewer parameters."
+            )
         training = split.maps("train", database.simulation)
         augment = augment_periodic_squares if preset.symmetries == "random" else None
         constants = transform_constants(preset.transform, database.read(field, training))
@@ -232,12 +245,23 @@ class HIGlowTask(Task):
 
     def check(self, preset, database):
         """Everything that training, figures and export will ask of the data, before any of them begins."""
+        import numpy as np
+
         database.require(task="higlow")
         if HI not in database.fields and len(database.fields) != 1:
             raise ValueError(
                 f"{database.path}: expected the field {HI!r} or one field only, got {list(database.fields)}."
             )
         shape = database.fields[self.field(database)].shape
+        for column, parameter in enumerate(database.parameters):
+            values = database.targets(np.arange(database.n_maps))[:, column]
+            outside = (values < parameter.low) | (values > parameter.high)
+            if outside.any():
+                raise ValueError(
+                    f"{database.path}: {parameter.name} of {int(outside.sum())} maps lies outside of its range, "
+                    f"{parameter.low:g} to {parameter.high:g}, which is the prior of all posteriors. Correct the "
+                    "attributes 'low' and 'high' of /parameters, or leave these simulations out."
+                )
         multiple = 2**preset.blocks
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] % multiple:
             raise ValueError(
@@ -293,9 +317,18 @@ class HIGlowTask(Task):
         model.compile(keras.optimizers.Adam(preset.learning_rate, global_clipnorm=preset.gradient_norm))
 
     def callbacks(self, preset):
-        """Learning rate on a plateau of the validation loss."""
+        """Learning rate on a plateau of the validation loss, or along a cosine."""
+        import math
+
         import keras
 
+        if preset.schedule == "cosine":
+            lowest, height = preset.smallest_learning_rate, preset.learning_rate - preset.smallest_learning_rate
+
+            def rate(epoch):
+                return lowest + height * (1.0 + math.cos(math.pi * epoch / preset.epochs)) / 2.0
+
+            return [keras.callbacks.LearningRateScheduler(rate)]
         return [
             keras.callbacks.ReduceLROnPlateau(
                 monitor="val_loss",
@@ -362,7 +395,7 @@ class HIGlowTask(Task):
         """``log_prob``, ``sample`` and ``posterior`` (also as ``serving_default``)."""
         from keras_cosmo.tasks.higlow_signatures import signatures
 
-        return signatures(self, preset, model, prepared, evaluation.metrics["temperature"])
+        return signatures(self, preset, model, prepared, evaluation.arrays["correction"])
 
 
 FLOW_FLAGS = ("--blocks", "--steps", "--width", "--injector", "--final-block", "--conditional-prior")

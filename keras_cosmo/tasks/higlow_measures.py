@@ -1,8 +1,11 @@
 """What the HIGlow task measures and draws: posteriors and their calibration, generated maps and their statistics."""
 
+import logging
 import math
 
 from keras_cosmo.tasks.task import Evaluation
+
+logger = logging.getLogger(__name__)
 
 FLOW, CORRECTED, FIELD, MOMENTS = "HIGlow", "HIGlow, corrected", "Gaussian field", "moment network"
 # Begin of their keys in metrics.json.
@@ -15,8 +18,11 @@ KEYS = {
 }
 LEVELS = (0.5, 0.68, 0.95)
 LIKELIHOOD_BATCH = 400
-# Maps of each of so many test simulations whose nearest training maps are looked for.
-NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 32, 2, 2000
+# Maps of each of so many test simulations whose nearest training maps are looked for, among so many.
+NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 16, 2, 20000
+# Relative; beyond it samples and densities no longer belong together.
+LARGEST_INVERSION_ERROR = 1e-3
+FEW_SAMPLES = 100
 GRID_PARAMETERS = 2
 SHOWN_MAPS = 4
 
@@ -26,6 +32,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     import numpy as np
 
     from keras_cosmo.models.gaussian_field import GaussianField
+    from keras_cosmo.statistics.tempered_stacking import TemperedStacking
 
     database, split = prepared.database, prepared.split
     parameters = database.parameters
@@ -39,20 +46,24 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
         FIELD: gaussian.log_prob,
     }
     _, true, simulation = chosen["test"]
-    metrics, tempered, numbers, temperatures = {}, {}, {}, {}
+    metrics, mended, numbers, corrections = {}, {}, {}, {}
+    counts = " and ".join(f"{len(maps)} {part}" for part, (maps, _, _) in chosen.items())
+    logger.info("Posteriors of %s maps.", counts)
     for name, likelihood in likelihoods.items():
         posteriors = {part: grid(preset, likelihood, maps, parameters) for part, (maps, _, _) in chosen.items()}
         found = temperature_of(posteriors["validation"], *chosen["validation"][1:])
-        temperatures[name] = found
+        corrections[name] = TemperedStacking.fit(posteriors["validation"], chosen["validation"][1])
         metrics |= {
             f"{KEYS[name]}temperature": found.temperature,
             f"{KEYS[name]}temperature_standard_error": found.standard_error,
             f"{KEYS[name]}temperature_at_bound": int(found.at_bound),
         }
-        for label, temperature in ((name, 1.0), (f"{name}, corrected", found.temperature)):
-            tempered[label] = [posterior.tempered(temperature) for posterior in posteriors["test"]]
-            numbers[label] = numbers_of(tempered[label], true, parameters)
-            scores = posterior_scores(tempered[label], numbers[label], true, simulation, database.parameter_names)
+        for temperature, weight in zip(corrections[name].temperatures, corrections[name].weights, strict=True):
+            metrics[f"{KEYS[name]}correction_weight/{temperature:.4g}"] = float(weight)
+        corrected = [corrections[name].apply(posterior) for posterior in posteriors["test"]]
+        for label, found in ((name, posteriors["test"]), (f"{name}, corrected", corrected)):
+            mended[label], numbers[label] = found, numbers_of(found, true, parameters)
+            scores = posterior_scores(found, numbers[label], true, simulation, database.parameter_names)
             metrics |= {f"{KEYS[label]}{key}": value for key, value in scores.items()}
     metrics |= {f"prior_rms/{p.name}": (p.high - p.low) / np.sqrt(12.0) for p in parameters}
     if preset.moment_epochs:
@@ -68,14 +79,15 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     for name in (FLOW, FIELD):
         metrics |= {f"{KEYS[name]}{key}": value for key, value in sample_scores(compared, name).items()}
     metrics["test_maps"], metrics["test_simulations"] = len(true), len(np.unique(simulation))
-    columns = {"posteriors": posterior_columns(tempered, true, simulation, database.parameter_names)}
+    columns = {"posteriors": posterior_columns(mended, true, simulation, database.parameter_names)}
     return Evaluation(
         metrics=metrics,
         tables=tables(preset, metrics, database.parameter_names, task.paper_values(preset)),
         arrays={
             "true": true,
             "simulation": simulation,
-            "posteriors": tempered,
+            "posteriors": mended,
+            "correction": corrections[FLOW],
             "numbers": numbers,
             "samples": samples,
             "compared": compared,
@@ -99,7 +111,7 @@ def degree_of(simulations, parameters) -> int:
 
 
 def temperature_of(posteriors, true, simulation):
-    """The factor on the log-likelihood that makes the posteriors of the validation maps right."""
+    """The factor on the log-likelihood that is best for the posteriors of the validation maps: how sure they are."""
     from keras_cosmo.statistics.calibration import fit_temperature
 
     return fit_temperature(posteriors, true, simulation, bounds=(1e-3, 10.0))
@@ -128,6 +140,11 @@ def posterior_scores(posteriors, numbers, true, simulation, names) -> dict:
         scores[f"posterior_standard_deviation/{name}"] = float(deviation[:, column].mean())
     at_truth = [float(posterior.log_density(row)) for posterior, row in zip(posteriors, true, strict=True)]
     scores["log_posterior_at_truth"] = float(np.mean(at_truth))
+    if len(names) > GRID_PARAMETERS:
+        samples = np.array([posterior.effective_samples for posterior in posteriors])
+        scores["effective_samples/least"] = float(samples.min())
+        scores["effective_samples/median"] = float(np.median(samples))
+        scores[f"effective_samples/below_{FEW_SAMPLES}"] = float(np.mean(samples < FEW_SAMPLES))
     return scores
 
 
@@ -201,7 +218,14 @@ def inversion_error(model, maps, parameters) -> dict:
     import numpy as np
 
     back = np.asarray(model.from_latent(model.latent(maps, parameters), parameters.astype(maps.dtype)))
-    return {"inversion_error": float(np.max(np.abs(back / maps - 1.0)))}
+    error = float(np.max(np.abs(back / maps - 1.0)))
+    if not error <= LARGEST_INVERSION_ERROR:
+        logger.warning(
+            "Maps that went through the flow and back differ by up to %.2g of their value: samples and densities no "
+            "longer belong together. Train with a lower learning rate, or fewer steps.",
+            error,
+        )
+    return {"inversion_error": error}
 
 
 def generate(preset, model, gaussian, prepared, task, seed) -> dict:
@@ -250,7 +274,8 @@ def compare_samples(preset, samples, database, training) -> dict:
     if result["check"][FLOW].used.any():
         chosen = samples["ids"][:: max(1, len(samples["ids"]) // NEAREST_SIMULATIONS)]
         few, unseen = (some_of_each(each, chosen) for each in reversed(ids))
-        result["training"] = training[:: max(1, len(training) // NEAREST_TRAINING)]
+        result["training"] = training[:: -(-len(training) // NEAREST_TRAINING)]
+        result["searched"] = len(result["training"]) / len(training)
         result["generated"] = samples[FLOW][few]
         result["memorization"] = map_samples.memorization_test(
             result["generated"], samples["true"][unseen], result["training"], ids[1][few], ids[0][unseen]
@@ -274,13 +299,24 @@ def sample_scores(compared, name) -> dict:
     measured = name in compared["spectra"]
     if measured:
         spectra, pixels = compared["spectra"][name], compared["pixels"][name]
-        errors = {"power_mean_error": spectra.mean_error, "power_scatter_error": spectra.scatter_error}
+        errors = {
+            "power_mean": (spectra.mean_error, spectra.mean_error_standard_error),
+            "power_scatter": (spectra.scatter_error, spectra.scatter_error_standard_error),
+        }
     else:
-        errors = dict.fromkeys(("power_mean_error", "power_scatter_error"), np.full(3, np.nan))
-    for key, error in errors.items():
-        scores[key] = average(np.abs(error))
-        for part, label in zip(np.array_split(error, 3), ("large", "middle", "small"), strict=True):
-            scores[f"{key}/{label}"] = average(part)
+        errors = dict.fromkeys(("power_mean", "power_scatter"), (np.full(3, np.nan),) * 2)
+    for key, (error, uncertain) in errors.items():
+        for label, part in ({"": slice(None)} | scales(len(error))).items():
+            scores[f"{key}_error{label}"] = average(np.abs(error[part]))
+            # Wavenumbers of one map are far from independent: the mean of their errors, not the error of their mean.
+            scores[f"{key}_error_standard_error{label}"] = average(uncertain[part])
+            scores[f"{key}_bias{label}"] = average(error[part])
+    scores |= conditional_scores(compared["by_simulation"].get(name))
+    if measured:
+        moments = compared["moments"][name]
+        for kind, error in (("mean", moments.mean_error), ("scatter", moments.scatter_error)):
+            for moment, value in zip(moments.names, error, strict=True):
+                scores[f"moment_{kind}_bias/{moment}"] = float(value)
     scores["pixel_distance"] = float(pixels.wasserstein) if measured else np.nan
     scores["pixel_distance_expected"] = float(pixels.wasserstein_expected) if measured else np.nan
     if name == FLOW:
@@ -289,6 +325,47 @@ def sample_scores(compared, name) -> dict:
         scores["probability_nearer_to_training_standard_error"] = (
             float(test.probability_nearer_standard_error) if test else np.nan
         )
+        scores["training_maps_searched"] = compared.get("searched", np.nan)
+    return scores
+
+
+def scales(count) -> dict:
+    """Names of three thirds of the wavenumbers, and where they are."""
+    ends = [round(count * third / 3) for third in range(4)]
+    return {
+        f"/{label}": slice(first, last)
+        for label, first, last in zip(("large", "middle", "small"), ends[:-1], ends[1:], strict=True)
+    }
+
+
+def conditional_scores(spectra, sets=200, seed=0) -> dict:
+    """P(k) at fixed parameters: errors of the mean and of the scatter for each simulation, medians and rms over them.
+
+    A median, as the true maps of one simulation share its field, whose chance is in the mean of each; errors are those
+    of the median over simulations drawn with replacement.
+    """
+    import numpy as np
+
+    keys = ("conditional_power_bias", "conditional_scatter_bias")
+    if spectra is None:
+        return {f"{key}/{label}": np.nan for key in keys for label in ("large", "middle", "small")}
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(len(spectra.simulation), size=(sets, len(spectra.simulation)))
+    scores = {}
+    for label, part in scales(len(spectra.k)).items():
+        of_mean = np.nanmean(spectra.mean_error[:, part], axis=1)
+        relative = [
+            np.nanmean((scatter[:, part] / spectra.true_mean[:, part]) ** 2, axis=1)
+            for scatter in (spectra.generated_scatter, spectra.true_scatter)
+        ]
+        known = np.isfinite(relative[0]) & np.isfinite(relative[1])
+        relative = [np.where(known, values, 0.0) for values in relative]
+        scores[f"conditional_power_bias{label}"] = float(np.nanmedian(of_mean))
+        scores[f"conditional_power_bias_standard_error{label}"] = float(np.nanmedian(of_mean[drawn], axis=1).std())
+        ratio = np.sqrt(relative[0].sum() / relative[1].sum()) - 1.0
+        ratios = np.sqrt(relative[0][drawn].sum(axis=1) / relative[1][drawn].sum(axis=1)) - 1.0
+        scores[f"conditional_scatter_bias{label}"] = float(ratio)
+        scores[f"conditional_scatter_bias_standard_error{label}"] = float(ratios.std())
     return scores
 
 
@@ -300,7 +377,7 @@ def average(values) -> float:
     return float(known.mean()) if known.size else np.nan
 
 
-def posterior_columns(tempered, true, simulation, names) -> dict:
+def posterior_columns(posteriors, true, simulation, names) -> dict:
     """True parameters, posterior means and deviations of every test map, as a file."""
     import numpy as np
 
@@ -308,9 +385,9 @@ def posterior_columns(tempered, true, simulation, names) -> dict:
     for column, name in enumerate(names):
         columns[f"{name}_true"] = true[:, column]
         for label, suffix in ((FLOW, ""), (CORRECTED, "_corrected"), (FIELD, "_gaussian_field")):
-            columns[f"{name}_mean{suffix}"] = np.array([p.mean[column] for p in tempered[label]])
+            columns[f"{name}_mean{suffix}"] = np.array([p.mean[column] for p in posteriors[label]])
             columns[f"{name}_standard_deviation{suffix}"] = np.array(
-                [p.standard_deviation[column] for p in tempered[label]]
+                [p.standard_deviation[column] for p in posteriors[label]]
             )
     return columns
 
@@ -352,15 +429,20 @@ def tables(preset, metrics, names, paper) -> list:
         for name in (*names, "joint"):
             rows.append([f"{level:.0%} region holds {name}", *(cell(m, f"{key}/{name}", 2) for m in models), "", ""])
     rows.append(["log posterior at the truth", *(cell(m, "log_posterior_at_truth", 2) for m in models), "", ""])
-    rows.append(["temperature", "1", cell(FLOW, "temperature"), "1", cell(FIELD, "temperature")])
-    rows[-1] += [""] * (len(models) + 3 - len(rows[-1]))
+    rows.append(["best single temperature", cell(FLOW, "temperature"), "", cell(FIELD, "temperature")])
+    for key, text in (("least", "least"), ("median", "median")) if len(names) > GRID_PARAMETERS else ():
+        rows.append([f"effective samples, {text}", *(cell(m, f"effective_samples/{key}", 0) for m in models)])
+    for row in rows:
+        row += [""] * (len(models) + 3 - len(row))
     first = Table(
         title=f"Posterior of {metrics['test_maps']} unseen maps of {metrics['test_simulations']} simulations",
         header=["", *models, "prior", "paper*"],
         rows=rows,
         note=(
-            "Means of the posterior on a grid over the uniform prior (equation 2). Corrected: the log-likelihood times "
-            "a temperature fitted on the validation part. Gaussian field: of log10, its spectrum fitted as a function "
+            f"Means of the posterior {'on a grid' if len(names) <= GRID_PARAMETERS else 'by weighted samples'}, for "
+            "the uniform prior (equation 2). Corrected: a mixture of posteriors whose log-likelihood is multiplied by "
+            "1, 1/2, 1/4 ..., with weights fitted on the validation part; below 1 the best single factor says that a "
+            "likelihood is too sure. Gaussian field: of log10, its spectrum fitted as a function "
             "of the parameters. Moment network: trained for mean and deviation alone. Errors are over simulations, as "
             "maps of one share its field. *As published, on maps of CAMELS of simulations that are in the training "
             "too; shown for orientation, not reached or missed here."
@@ -369,16 +451,23 @@ def tables(preset, metrics, names, paper) -> list:
     rows = [
         [label, *(cell(model, key, digits) for model in (FLOW, FIELD))]
         for label, key, digits in (
-            ("mean P(k), mean absolute error", "power_mean_error", 3),
-            ("mean P(k), large scales", "power_mean_error/large", 3),
-            ("mean P(k), middle scales", "power_mean_error/middle", 3),
-            ("mean P(k), small scales", "power_mean_error/small", 3),
-            ("scatter of P(k), mean absolute error", "power_scatter_error", 3),
+            ("mean P(k), absolute error", "power_mean_error", 3),
+            ("- large scales", "power_mean_error/large", 3),
+            ("- middle scales", "power_mean_error/middle", 3),
+            ("- small scales", "power_mean_error/small", 3),
+            ("scatter of P(k), absolute error", "power_scatter_error", 3),
+            ("P(k) at fixed parameters, bias, large scales", "conditional_power_bias/large", 3),
+            ("- middle scales", "conditional_power_bias/middle", 3),
+            ("- small scales", "conditional_power_bias/small", 3),
+            ("scatter of P(k) at fixed parameters, bias, large scales", "conditional_scatter_bias/large", 3),
+            ("- middle scales", "conditional_scatter_bias/middle", 3),
+            ("- small scales", "conditional_scatter_bias/small", 3),
             ("distance of the pixel distributions [dex]", "pixel_distance", 4),
             ("the same if the distributions were equal [dex]", "pixel_distance_expected", 4),
             ("generated maps that failed", "failed_samples", 4),
             ("log-density of unseen maps per pixel [nats]", "log_prob_per_pixel", 4),
             ("nearer to the training than unseen maps", "probability_nearer_to_training", 2),
+            ("largest relative error of maps there and back", "inversion_error", 6),
         )
     ]
     second = Table(
@@ -386,7 +475,10 @@ def tables(preset, metrics, names, paper) -> list:
         header=["", FLOW, FIELD],
         rows=rows,
         note=(
-            "Power spectra of log10 of the maps, fractional errors. Distance: Wasserstein, of log10 of the pixels. "
+            "Power spectra of log10 of the maps, fractional errors, averaged over thirds of the wavenumbers; their "
+            "uncertainties are those of single wavenumbers, from the bootstrap over simulations. At fixed parameters: "
+            "medians over the test simulations, whose true maps share one field, so that at large scales their scatter "
+            "is smaller than that of independent maps. Distance: Wasserstein, of log10 of the pixels. "
             "Nearer to the training: probability that a generated map has a nearer training map than an unseen one, "
             "0.5 for maps that are new, 1 for copies. Maps that are not finite, not positive or ten times beyond the "
             "training's range have failed; they are counted, not hidden."
@@ -431,8 +523,7 @@ def draw_figures(task, preset, prepared, evaluation, history) -> dict:
         ),
         "calibration": (
             draw.calibration(arrays["numbers"][FLOW], parameters, arrays["simulation"], arrays["numbers"][CORRECTED]),
-            "Ranks of the truth and coverage of credible regions, as trained and with the temperature of the "
-            "validation part.",
+            "Ranks of the truth and coverage of credible regions, as trained and as corrected on the validation part.",
         ),
         "estimated_against_true": (
             draw.estimated_against_true(
@@ -473,6 +564,13 @@ def draw_figures(task, preset, prepared, evaluation, history) -> dict:
             draw.posteriors(
                 [axes for axes, _ in marginals], [density for _, density in marginals], arrays["true"][rows], parameters
             ),
-            "Posterior of single unseen maps, with the temperature of the validation part (figure 3A).",
+            "Posterior of single unseen maps, as corrected on the validation part (figure 3A).",
+        )
+    else:
+        row = len(arrays["true"]) // 2
+        posterior = arrays["posteriors"][CORRECTED][row]
+        figures["posteriors"] = (
+            draw.corner(posterior.samples, parameters, posterior.weights, arrays["true"][row]),
+            "Posterior of one unseen map, as corrected on the validation part.",
         )
     return figures

@@ -32,13 +32,14 @@ def posterior_points(parameters, cells):
     return (low + (high - low) * unit).astype(np.float32)
 
 
-def signatures(task, preset, model, prepared, temperature) -> dict:
+def signatures(task, preset, model, prepared, correction) -> dict:
     """``posterior`` (also as ``serving_default``), ``log_prob`` and ``sample``.
 
     ``posterior`` is for uniform priors over the range of the training, at the points that it returns: ``log_mass`` is
-    corrected by the temperature of the validation part, as are ``mean``, ``standard_deviation`` and
+    corrected (`TemperedStacking`, fitted on the validation part), as are ``mean``, ``standard_deviation`` and
     ``effective_sample_size`` (how many points carry the posterior: below some ten, mean and deviation are
-    rough); ``log_likelihood`` is that of the flow itself, for other priors.
+    rough); ``log_likelihood`` is that of the flow itself, for other priors. Points where it is not finite have no mass.
+    All are plain sums over the points, where ``metrics.json`` has interpolated between them.
     """
     import numpy as np
     import tensorflow as tf
@@ -49,6 +50,9 @@ def signatures(task, preset, model, prepared, temperature) -> dict:
     parameters, field = database.parameters, task.field(database)
     unit, side = database.fields[field].unit, database.fields[field].shape[0]
     points = tf.constant(posterior_points(parameters, preset.grid_cells))
+    used = correction.weights > 0
+    temperatures = tf.constant(correction.temperatures[used], tf.float32)
+    log_weights = tf.constant(np.log(correction.weights[used]), tf.float32)
 
     def log_prob(maps, parameters):
         return {"log_prob": model.log_prob(maps, parameters)}
@@ -67,7 +71,9 @@ def signatures(task, preset, model, prepared, temperature) -> dict:
             return model.log_prob(tf.repeat(image[None], len(points), axis=0), points)
 
         log_likelihood = tf.map_fn(one, maps, fn_output_signature=tf.TensorSpec([len(points)], tf.float32))
-        log_mass = tf.nn.log_softmax(temperature * log_likelihood)
+        finite = tf.where(tf.math.is_finite(log_likelihood), log_likelihood, -np.inf)
+        each = tf.nn.log_softmax(temperatures[:, None, None] * finite[None], axis=-1)
+        log_mass = tf.reduce_logsumexp(each + log_weights[:, None, None], axis=0)
         mass = tf.exp(log_mass)
         mean = tf.matmul(mass, points)
         variance = tf.reduce_sum(mass[..., None] * tf.square(points - mean[:, None]), axis=1)
