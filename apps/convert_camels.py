@@ -9,6 +9,11 @@ Field, suite, set and redshift come from the name of the file; where it says oth
 the name of the table, nothing is written. Maps larger than --side are averaged. Pixels that are zero or negative, of
 which a flow cannot take the logarithm, are kept and reported; --floor raises them.
 
+Labels are what the Latin hypercubes are uniform in: Omega_m, sigma_8 and the logarithms log10_A_SN1, log10_A_AGN1,
+log10_A_SN2, log10_A_AGN2. --parameters takes the names of the columns of the table and those with log10_ before; A_SN1
+and log10_A_SN1 mean the same label, the logarithm. If a simulation lies outside of the range of its suite, or a label
+is equal in all of them, nothing is written.
+
 Takes about as long as reading the maps, and the memory of one simulation. Until complete, the database is called
 <out>.partial; run the same command again to resume. Exit status: 0 complete, 1 failed with one message that says why,
 2 wrong usage.
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--simulations", type=number_list, nargs="+", metavar="N", help="rows of the table, such as 0-99 (all)"
     )
-    parser.add_argument("--parameters", nargs="+", metavar="NAME", help="labels (of the six of CAMELS those there)")
+    parser.add_argument("--parameters", nargs="+", metavar="NAME", help="labels (of the six of CAMELS those that vary)")
     parser.add_argument("--redshift", type=float, metavar="Z", help="of the maps (as their name says)")
     parser.add_argument("--box-size", type=float, default=25.0, help="side of the maps in Mpc/h (%(default)s)")
     parser.add_argument(

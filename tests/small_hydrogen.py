@@ -7,7 +7,7 @@ from keras_cosmo.quantities import Parameter
 
 UNIT = "Msun/h (Mpc/h)^-2"
 PARAMETERS = (Parameter(name="Omega_m", low=0.1, high=0.5), Parameter(name="sigma_8", low=0.6, high=1.0))
-MORE_PARAMETERS = (*PARAMETERS, Parameter(name="A_SN1", low=0.25, high=4.0))
+MORE_PARAMETERS = (*PARAMETERS, Parameter(name="log10_A_SN1", low=float(np.log10(0.25)), high=float(np.log10(4.0))))
 
 
 def values(simulations=12, parameters=PARAMETERS, seed=6):

@@ -24,9 +24,12 @@ import copy
 import functools
 import logging
 import math
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.interpolate import make_interp_spline
+from scipy.signal import fftconvolve
 from scipy.special import logsumexp
 from scipy.stats import multivariate_t
 
@@ -38,6 +41,8 @@ LogLikelihood = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Cells of the interpolated grid on each axis, by the number of parameters.
 _FINE_CELLS = {1: 256, 2: 96, 3: 32}
+# The same if they reach over the whole prior.
+_WHOLE_CELLS = {1: 256, 2: 60, 3: 24}
 # Nats below the peak where a posterior ends: the mass outside is negligible at any number of cells in use.
 _NEGLIGIBLE = 25.0
 _SMALLEST = 100.0
@@ -45,6 +50,8 @@ _SMALLEST = 100.0
 _ZOOM_NATS = 20.0
 # Where a cubic and a linear interpolation differ by more nats than this, the cells are too wide for the cubic.
 _LARGEST_STEP = 2.0
+# A ridge can lie this many nats above all centres; a spline that rises more has met a cliff and rings.
+_LARGEST_OVERSHOOT = 1000.0
 _MOST_CELLS = 2**20
 # Proposal of the importance sampling: a mixture of t-distributions, with uniform draws so that no weight is unbounded.
 _DEGREES_OF_FREEDOM = 5
@@ -56,9 +63,10 @@ _EPSILON = 1e-12
 class GridPosterior:
     """Posterior of the parameters of a map on a regular grid of cells.
 
-    The likelihood is known at the centres of the cells. Its logarithm is interpolated between them by cubics, which is
-    exact for a Gaussian posterior, and everything below is summed over the finer cells of that; where cells are so wide
-    that this fails, it is linear.
+    The likelihood is known at the centres of the cells. Its logarithm is interpolated between them by a cubic spline,
+    which is exact for a Gaussian posterior however narrow, and everything below is summed over the finer cells of that.
+    Next to points where the likelihood is zero the interpolation is local, and linear where cells are too wide for a
+    cubic.
 
     Args:
         axes: Centres of the cells along each parameter, evenly spaced and rising, at least 4 each. The prior ends half
@@ -280,16 +288,45 @@ class GridPosterior:
         found.temperature = temperature
         return found
 
-    def transformed(self, function: Callable[[np.ndarray], np.ndarray]) -> "GridPosterior":
-        """The same with a function of the log-likelihood in its place, and temperature 1.
+    def quadrature(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points ``(n, P)``, log-likelihood there and logarithm of what each point has of the prior.
+
+        Centres of finer cells all over the grid; of all posteriors on one grid they are the same.
+        """
+        axes, mass = _whole(self.low, self.high, [len(axis) for axis in self.axes])
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+        log_likelihood = _interpolated(self.axes, self.log_likelihood, axes, grid=True).ravel()
+        if np.ptp(self.log_prior) > 0:
+            return points, log_likelihood, _interpolated(self.axes, self.log_prior, axes, grid=True).ravel() + mass
+        return points, log_likelihood, np.full(len(points), mass + self.log_prior.flat[0])
+
+    def convolved(self, covariance, low=None, high=None) -> "GridPosterior":
+        """The posterior after a Gaussian error of the parameters, within the prior.
 
         Args:
-            function: Takes and returns log-likelihoods of any shape, such as that of
-                `keras_cosmo.statistics.tempered_stacking.TemperedStacking`.
+            covariance: Of the error, ``(P, P)``.
+            low: Lower ends of the prior; here those of the grid, which has to cover it.
+            high: Upper ends.
+
+        Raises:
+            ValueError: If the grid is zoomed, or the covariance has another shape.
         """
-        return GridPosterior(
-            self.axes, function(self.log_likelihood), self.log_prior, names=self.names, zoomed=self.zoomed
+        covariance = _check_covariance(covariance, len(self.axes))
+        if self.zoomed:
+            raise ValueError("covariance: expected a grid over the whole prior, this one was zoomed in.")
+        centres, _ = _whole(self.low, self.high, [len(axis) for axis in self.axes])
+        sizes = [axis[1] - axis[0] for axis in centres]
+        cells = [len(axis) for axis in centres]
+        mass = _exponential(_interpolated(self.axes, self._log_density, centres, grid=True))
+        offsets = np.meshgrid(
+            *[size * np.arange(1 - n, n) for size, n in zip(sizes, cells, strict=True)], indexing="ij"
         )
+        offsets = np.stack(offsets, axis=-1)
+        kernel = np.exp(-0.5 * np.einsum("...i,ij,...j->...", offsets, np.linalg.inv(covariance), offsets))
+        density = fftconvolve(mass, kernel, mode="same")
+        # Beyond that it is rounding of the Fourier transforms.
+        density = np.maximum(density, density.max() * 1e-13)
+        return GridPosterior(centres, np.log(density), names=self.names)
 
     @property
     def _log_density(self) -> np.ndarray:
@@ -581,34 +618,61 @@ class SamplePosterior:
         found.not_finite = self.not_finite
         return found
 
-    def transformed(self, function: Callable[[np.ndarray], np.ndarray]) -> "SamplePosterior":
-        """The same samples with a function of the log-likelihood in its place, and temperature 1.
+    def quadrature(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points ``(n, P)``, log-likelihood there and logarithm of what each point has of the prior: the samples."""
+        self._log_density()
+        return self.samples, self.log_likelihood, self.log_weights - np.log(len(self.samples))
+
+    def convolved(self, covariance, low=None, high=None) -> "SamplePosterior":
+        """The posterior after a Gaussian error of the parameters, within the prior.
 
         Args:
-            function: Takes and returns log-likelihoods of any shape, such as that of
-                `keras_cosmo.statistics.tempered_stacking.TemperedStacking`.
+            covariance: Of the error, ``(P, P)``.
+            low: Lower ends of the prior, ``(P,)``; None: there are none.
+            high: Upper ends.
+
+        Returns:
+            As many samples of equal weight; their density is known, as the sum over the errors of all samples.
 
         Raises:
-            ValueError: If the log-likelihood is not known.
+            ValueError: If the covariance has another shape, or hardly any sample remains within the prior.
         """
-        self._log_density()
-        evaluate = None
-        if self._evaluate is not None:
+        covariance = _check_covariance(covariance, self.samples.shape[1])
+        low = np.full(len(covariance), -np.inf) if low is None else np.asarray(low, np.float64)
+        high = np.full(len(covariance), np.inf) if high is None else np.asarray(high, np.float64)
+        points, mass = self.samples, self.weights
+        kept = mass > 1e-7 * mass.max()
+        points, mass = points[kept], mass[kept] / mass[kept].sum()
+        root = np.linalg.cholesky(covariance)
+        generator = np.random.default_rng(0)
+        count, kept, drawn = len(self.samples), [], 0
+        while sum(map(len, kept)) < count:
+            chosen = generator.choice(len(points), count, p=mass)
+            moved = points[chosen] + generator.standard_normal((count, len(covariance))) @ root.T
+            kept.append(moved[np.all((moved >= low) & (moved <= high), axis=1)])
+            drawn += count
+            if drawn >= 100 * count:
+                raise ValueError("covariance: expected an error that leaves samples within the prior, it left none.")
+        accepted = np.concatenate(kept)
+        log_inside = np.log(len(accepted) / drawn)
+        inverse = np.linalg.inv(root)
+        constant = np.log(np.diagonal(inverse)).sum() - 0.5 * len(covariance) * np.log(2.0 * np.pi) - log_inside
 
-            def evaluate(points):
-                log_likelihood, log_prior = self._evaluate(points)
-                return function(log_likelihood), log_prior
+        def log_density(places):
+            whitened, centres = places @ inverse.T, points @ inverse.T
+            found = [logsumexp(-0.5 * np.sum((centres - place) ** 2, axis=1), b=mass) + constant for place in whitened]
+            inside = np.all((places >= low) & (places <= high), axis=1)
+            return np.where(inside, found, -np.inf)
 
-        found = SamplePosterior(
-            self.samples,
-            function(self.log_likelihood),
-            self.log_weights,
-            self.log_prior,
+        samples = accepted[:count]
+        at_samples = log_density(samples)
+        return SamplePosterior(
+            samples,
+            at_samples,
+            -at_samples,
             names=self.names,
-            evaluate=evaluate,
+            evaluate=lambda places: (log_density(places), np.zeros(len(places))),
         )
-        found.not_finite = self.not_finite
-        return found
 
     def _log_density(self) -> np.ndarray:
         """Logarithm of prior times likelihood at the samples."""
@@ -803,7 +867,8 @@ def importance_posterior(
         log_prior: Logarithm of the prior's density at points ``(n, P)``, which need not be normalised; uniform if None.
         temperature: Factor on the log-likelihood.
         batch_size: Evaluations per call of the likelihood.
-        seed: Of the draws.
+        seed: Of the draws. They follow from it and from the maps: with the same seed those of other maps are
+            independent, so that errors of importance sampling do not add up over many maps.
         extrapolate: Allow a prior that is wider than the range the likelihood was trained for.
         least_effective: Effective sample size below which a warning is logged.
 
@@ -827,7 +892,7 @@ def importance_posterior(
         _check_count(value, name)
     temperature = _check_temperature(temperature)
     low, high, names = _box(parameters, low, high, extrapolate)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([int(seed), zlib.crc32(np.ascontiguousarray(maps, dtype=np.float64))])
     uniform = -float(np.log(high - low).sum())
 
     def evaluate(points):
@@ -1117,6 +1182,11 @@ def _stencils(axis: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cubic, linear
 
 
+def _spline(axis: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Weights ``(len(x), len(axis))`` of a cubic spline through all centres."""
+    return make_interp_spline(axis, np.eye(len(axis)), k=3)(x)
+
+
 def _nearest(axis: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Weights of the nearest centre."""
     place = np.rint((x - axis[0]) / (axis[-1] - axis[0]) * (len(axis) - 1)).astype(np.int64)
@@ -1126,13 +1196,18 @@ def _nearest(axis: np.ndarray, x: np.ndarray) -> np.ndarray:
 def _interpolated(axes, values: np.ndarray, where: list[np.ndarray], grid: bool) -> np.ndarray:
     """Values between the centres: on the grid of the coordinates ``where``, or at the points they make together.
 
-    Cubic where the four centres around are finite and the cells narrow enough, else linear; next to minus infinity the
-    nearest centre's value.
+    A cubic spline if all values are finite and none falls off a cliff. Else the cubic through the four centres around
+    where these are finite and the cells narrow enough, linear elsewhere, and next to minus infinity the nearest
+    centre's value.
     """
     # Points far outside are not interpolated but refused later: their weights need only be finite.
     where = [np.clip(x, 2 * axis[0] - axis[1], 2 * axis[-1] - axis[-2]) for axis, x in zip(axes, where, strict=True)]
-    cubic, linear = zip(*(_stencils(axis, x) for axis, x in zip(axes, where, strict=True)), strict=True)
     finite = np.isfinite(values)
+    if finite.all():
+        found = _contract(values, [_spline(axis, x) for axis, x in zip(axes, where, strict=True)], grid)
+        if found.max() - values.max() <= _LARGEST_OVERSHOOT:
+            return found
+    cubic, linear = zip(*(_stencils(axis, x) for axis, x in zip(axes, where, strict=True)), strict=True)
     filled = values if finite.all() else np.where(finite, values, 0.0)
     straight, smooth = _contract(filled, linear, grid), _contract(filled, cubic, grid)
     resolved = np.abs(smooth - straight) <= _LARGEST_STEP
@@ -1229,6 +1304,21 @@ def _check_names(names, count: int) -> tuple[str, ...]:
     if len(names) != count or len(set(names)) != count:
         raise ValueError(f"names: expected {count} different names, one per parameter, got {list(names)}.")
     return names
+
+
+def _check_covariance(covariance, parameters: int) -> np.ndarray:
+    covariance = np.asarray(covariance, np.float64)
+    if covariance.shape != (parameters, parameters):
+        raise ValueError(f"covariance: expected shape {(parameters, parameters)}, got {covariance.shape}.")
+    return covariance
+
+
+def _whole(low, high, cells) -> tuple[list[np.ndarray], float]:
+    """Centres of finer cells from end to end, and the logarithm of the volume of one."""
+    fine = _WHOLE_CELLS.get(len(cells), 1)
+    counts = [count * max(1, -(-fine // count)) for count in cells]
+    axes = [a + (b - a) * (np.arange(n) + 0.5) / n for a, b, n in zip(low, high, counts, strict=True)]
+    return axes, float(np.log([(b - a) / n for a, b, n in zip(low, high, counts, strict=True)]).sum())
 
 
 def _check_temperature(temperature: float) -> float:

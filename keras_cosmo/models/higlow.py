@@ -15,6 +15,8 @@ from keras_cosmo.layers.glow_block import INJECTORS, GlowBlock
 from keras_cosmo.layers.split_prior import SplitPrior
 from keras_cosmo.models import arguments
 
+NOT_FINITE = "`parameters`: expected finite numbers, but {} are not."
+
 
 def default_optimizer() -> keras.optimizers.Optimizer:
     """Adam with learning rate 3e-4 and the norm of all gradients clipped at 2 (public code; the paper gives none)."""
@@ -105,6 +107,8 @@ class HIGlow(keras.Model):
         ValueError: If the sides of the maps are not divisible by ``2 ** blocks``, or an argument has a wrong length
             or is out of range; on maps or parameters of a wrong shape or not finite, maps that are not positive under
             a logarithm, or that lie outside the bounds of "log10-logit".
+        tf.errors.InvalidArgumentError: For such values within a graph, as in ``fit``, ``evaluate`` and ``predict``, in
+            the same words; in training before weights and moments are changed (the step is counted).
 
     Example:
         >>> flow = HIGlow((8, 8), ("Omega_m", "sigma_8"), (0.1, 0.6), (0.5, 1.0), blocks=2, steps=2)
@@ -205,14 +209,24 @@ class HIGlow(keras.Model):
     def build(self, *_):
         """Nothing to do: the weights are made with the model."""
 
-    def compile(self, optimizer=None, *, run_eagerly=False, steps_per_execution=1):
+    def compile(self, optimizer=None, *, run_eagerly=False, steps_per_execution=1, **others):
         """Set the optimizer; the loss is the negative log-likelihood per pixel.
 
         Args:
             optimizer: Optimizer, or its name. Defaults to Adam as in the public code (`default_optimizer`).
             run_eagerly: Whether to run without a graph, several times slower.
             steps_per_execution: As in ``keras.Model.compile``.
+            **others: Nothing else: what ``keras.Model.compile`` takes besides is set.
+
+        Raises:
+            TypeError: On a loss, metrics, ``jit_compile`` or any other argument.
         """
+        if others:
+            raise TypeError(
+                f"compile: expected optimizer, run_eagerly and steps_per_execution only, got {', '.join(others)}. The "
+                f"loss is set, the negative log-likelihood per pixel, and is the only measure of a batch; XLA is off, "
+                f"since on CPU it makes these small convolutions ten times slower."
+            )
         super().compile(
             optimizer=keras.optimizers.get(optimizer or default_optimizer()),
             run_eagerly=run_eagerly,
@@ -237,12 +251,34 @@ class HIGlow(keras.Model):
         """Compile with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs):
+        """Write a SavedModel or another format for inference, whose one function is the log-density.
+
+        `keras_cosmo.export.saved_model.export_saved_model` writes one of several named functions with metadata, such as
+        samples and posteriors.
+
+        Args:
+            filepath: Folder or file to write.
+            format: As in ``keras.Model.export``.
+            verbose: As there.
+            input_signature: As there. Defaults to maps and parameters, any number of rows.
+            **kwargs: As there.
+        """
+        if input_signature is None:
+            shapes = {"maps": self.map_shape, "parameters": (len(self.parameter_names),)}
+            pair = (tf.TensorSpec((None, *shape), self.variable_dtype, name=name) for name, shape in shapes.items())
+            input_signature = [tuple(pair)]
+        super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+
     # Not in `call`: there Keras would add every pixel of the maps to the message.
     def __call__(self, inputs, *args, **kwargs):
-        """Log-density of a pair (maps, parameters), whose shapes are looked at first."""
+        """Log-density of a pair (maps, parameters), whose shapes and values are looked at first."""
         if not isinstance(inputs, (tuple, list)) or len(inputs) != 2:
             raise ValueError(f"HIGlow: expected a pair (maps, parameters), got {type(inputs).__name__}.")
-        self._check_shapes(*inputs)
+        if not any(keras.backend.is_keras_tensor(each) for each in inputs):
+            inputs = self._checked(*inputs)
+        else:
+            self._check_shapes(*inputs)
         return super().__call__(tuple(inputs), *args, **kwargs)
 
     def call(self, inputs):
@@ -334,7 +370,8 @@ class HIGlow(keras.Model):
         """Set the biases of the injectors so that behind each of them these maps have mean 0 and variance 1.
 
         The data-dependent start of Glow's activation normalisation, which the injectors replace. Optional, for a new
-        model, before training.
+        model, before training. Where the maps are so narrow or so wide that a log-scale would reach 98% of its bound
+        of 5 to either side (`GlowBlock`), it is clipped there, and the variance is another one.
 
         Args:
             maps: Some hundred training maps, as in `log_prob`.
@@ -438,18 +475,46 @@ class HIGlow(keras.Model):
         return self._bijector(parameters).forward(latent)
 
     def _check_shapes(self, maps, parameters):
-        expected = (len(self.parameter_names),)
         maps_shape, parameters_shape = (
             tuple(np.shape(a) if isinstance(a, list) else a.shape) for a in (maps, parameters)
         )
         if len(maps_shape) != 3 or maps_shape[1:] != self.map_shape:
-            height, width = self.map_shape
-            raise ValueError(f"`maps`: expected (batch, {height}, {width}), got the shape {maps_shape}.")
-        if len(parameters_shape) != 2 or parameters_shape[1:] != expected:
-            raise ValueError(
-                f"`parameters`: expected (batch, {expected[0]}), the columns {list(self.parameter_names)}, got the "
-                f"shape {parameters_shape}."
+            raise ValueError(f"{self._expected_maps()}{maps_shape}.")
+        if len(parameters_shape) != 2 or parameters_shape[1:] != (len(self.parameter_names),):
+            raise ValueError(f"{self._expected_parameters()}{parameters_shape}.")
+
+    def _expected_maps(self):
+        height, width = self.map_shape
+        return f"`maps`: expected (batch, {height}, {width}), got the shape "
+
+    def _expected_parameters(self):
+        names = list(self.parameter_names)
+        return f"`parameters`: expected (batch, {len(names)}), the columns {names}, got the shape "
+
+    def _checked(self, maps, parameters):
+        """Maps and parameters as tensors whose shapes and values were looked at, in a graph when it runs."""
+        maps, parameters = (ops.convert_to_tensor(a, dtype=self.variable_dtype) for a in (maps, parameters))
+        maps = _with_shape(maps, self.map_shape, self._expected_maps())
+        parameters = _with_shape(parameters, (len(self.parameter_names),), self._expected_parameters())
+        self._check_shapes(maps, parameters)
+        if tf.executing_eagerly():
+            self._check_values(maps.numpy())
+            _check_finite(parameters.numpy())
+            return maps, parameters
+        checks = [
+            _raise_unless(tf.reduce_all(good), lambda good=good, words=words: _count_maps(good, words))
+            for good, words in self._conditions(maps, tf.math.is_finite, tf.math.log)
+        ]
+        finite = tf.math.is_finite(parameters)
+        checks.append(
+            _raise_unless(
+                tf.reduce_all(finite),
+                lambda: tf.strings.format(NOT_FINITE, tf.math.count_nonzero(~finite)),
             )
+        )
+        # Everything that is computed of them waits for the checks, and so do the weights.
+        with tf.control_dependencies(checks):
+            return tf.identity(maps), tf.identity(parameters)
 
     def _check(self, maps, parameters):
         """Maps and parameters as tensors, their shapes and, outside of graphs, values."""
@@ -462,38 +527,36 @@ class HIGlow(keras.Model):
         return maps, parameters
 
     def _check_values(self, maps):
-        good, expected, remedy = np.isfinite(maps), "finite", "Leave such maps out"
-        if self.transform != "none":
-            good &= maps > 0
-            expected = "finite and positive"
-            remedy += f', as {self.transform!r} takes log10, or use the transform "none"'
-        if self.transform == "log10-logit" and good.all():
+        for good, words in self._conditions(maps, np.isfinite, np.log):
+            if not good.all():
+                bad = ~good
+                counts = np.count_nonzero(bad), np.count_nonzero(bad.any((1, 2))), len(maps)
+                raise ValueError(words.format(*counts))
+
+    def _conditions(self, maps, is_finite, logarithm):
+        """Pairs of which pixels are good, and the message with places for three numbers if some are not."""
+        words, remedy = "`maps`: {{}} pixels in {{}} of {{}} maps are not {}. {}.", "Leave such maps out"
+        good = is_finite(maps)
+        if self.transform == "none":
+            return [(good, words.format("finite", remedy))]
+        good &= maps > 0
+        remedy += f', as {self.transform!r} takes log10, or use the transform "none"'
+        found = [(good, words.format("finite and positive", remedy))]
+        if self.transform == "log10-logit":
             low, high = self.transform_constants
-            logarithm = np.log10(maps)
-            good = (logarithm > low) & (logarithm < high)
+            # Of others the message above tells.
+            scaled = logarithm(ops.where(good, maps, 10.0 ** (0.5 * (low + high)))) / math.log(10.0)
             expected = f"between 10^{low:g} and 10^{high:g}"
-            remedy = "Give the transform wider bounds"
-        if not good.all():
-            bad = ~good
-            raise ValueError(
-                f"`maps`: {np.count_nonzero(bad)} pixels in {np.count_nonzero(bad.any((1, 2)))} of {len(maps)} maps "
-                f"are not {expected}. {remedy}."
-            )
+            found.append(((scaled > low) & (scaled < high), words.format(expected, "Give the transform wider bounds")))
+        return found
 
     def _check_parameters(self, parameters, sampling=False):
         parameters = ops.convert_to_tensor(parameters, dtype=self.variable_dtype)
-        names = self.parameter_names
-        if len(parameters.shape) != 2 or parameters.shape[1] != len(names):
-            raise ValueError(
-                f"`parameters`: expected (batch, {len(names)}), the columns {list(names)}, got the shape "
-                f"{tuple(parameters.shape)}."
-            )
+        if len(parameters.shape) != 2 or parameters.shape[1] != len(self.parameter_names):
+            raise ValueError(f"{self._expected_parameters()}{tuple(parameters.shape)}.")
         if tf.executing_eagerly():
             values = parameters.numpy()
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"`parameters`: expected finite numbers, but {np.count_nonzero(~np.isfinite(values))} are not."
-                )
+            _check_finite(values)
             if sampling:
                 self._warn_outside(values)
         return parameters
@@ -524,6 +587,44 @@ def _as_pair(data):
     if len(pair) != 2 or pair[1] is None:
         raise ValueError("HIGlow: expected batches (maps, parameters).")
     return pair, None, weights
+
+
+def _check_finite(parameters):
+    if not np.isfinite(parameters).all():
+        raise ValueError(NOT_FINITE.format(np.count_nonzero(~np.isfinite(parameters))))
+
+
+def _with_shape(values, shape, expected):
+    """The tensor, its shape (batch, *shape) known; looked at when the graph runs if it was not.
+
+    TensorFlow forgets sides, or even how many there are, once a model was given batches of different shapes.
+    """
+    rank = values.shape.rank
+    if rank is not None and (rank != 1 + len(shape) or None not in values.shape[1:]):
+        return values
+    found = tf.shape(values)
+    # As text, since numbers of axes that differ could not be compared.
+    sides = tf.strings.reduce_join(tf.strings.as_string(found[1:]), separator=" ")
+    good = tf.equal(sides, " ".join(map(str, shape)))
+    with tf.control_dependencies([_raise_unless(good, lambda: tf.strings.format(f"{expected}{{}}.", found))]):
+        return tf.ensure_shape(tf.identity(values), (None, *shape))
+
+
+def _raise_unless(good, message):
+    """Tensor of a graph that raises ``tf.errors.InvalidArgumentError`` with the message when it is computed."""
+
+    def failed():
+        with tf.control_dependencies([tf.debugging.Assert(False, [message()])]):
+            return tf.constant(False)
+
+    return tf.cond(good, lambda: tf.constant(True), failed)
+
+
+def _count_maps(good, words):
+    """The message about pixels, a tensor."""
+    bad = ~good
+    counts = tf.math.count_nonzero(bad), tf.math.count_nonzero(tf.reduce_any(bad, (1, 2))), tf.shape(good)[0]
+    return tf.strings.format(words, counts)
 
 
 def _check_batches(argument, values, parameters):

@@ -646,7 +646,8 @@ def _prior(low, high, parameters: int) -> tuple[np.ndarray, np.ndarray]:
 def _newton(scores, low: float, high: float) -> tuple[float, bool]:
     """Temperature at which the mean score is zero, or the end nearest to it.
 
-    In 1 / temperature the score of a Gaussian posterior is a straight line, so that few steps are enough.
+    In 1 / temperature the score of a Gaussian posterior is a straight line, so that few steps are enough. If they are
+    not, what is left of the range is halved until it is found.
     """
     temperature, ends = min(max(1.0, low), high), [low, high]
     for _ in range(_ITERATIONS):
@@ -659,7 +660,11 @@ def _newton(scores, low: float, high: float) -> tuple[float, bool]:
         if abs(np.log(step / temperature)) < _TOLERANCE:
             return float(step), step in (low, high) and bool(score != 0)
         temperature = float(step if ends[0] <= step <= ends[1] else np.sqrt(ends[0] * ends[1]))
-    return temperature, False
+    while np.log(ends[1] / ends[0]) > _TOLERANCE:
+        temperature = float(np.sqrt(ends[0] * ends[1]))
+        ends[0 if scores(temperature)[0].mean() > 0 else 1] = temperature
+    # An end that was never passed is still one of those asked for.
+    return (low, True) if ends[0] == low else (high, True) if ends[1] == high else (temperature, False)
 
 
 def _falling_root(function, low: float, high: float) -> tuple[float, bool]:

@@ -107,10 +107,11 @@ class SimulationSpectra(NamedTuple):
         k: Wavenumbers ``(n_k,)``.
         simulation: Simulation ids, rising, ``(n_simulations,)``.
         true_mean: Over the true maps of each simulation, ``(n_simulations, n_k)``.
-        true_scatter: Standard deviation over them. They share a field, so at large scales it is smaller than that of
-            maps from different simulations with equal parameters.
+        true_scatter: Standard deviation over them, the root of the unbiased variance (n - 1); NaN for a single map.
+            They share a field, so at large scales it is smaller than that of maps from different simulations with equal
+            parameters.
         generated_mean: Over the generated maps with the parameters of each simulation; NaN where none is usable.
-        generated_scatter: Standard deviation over them.
+        generated_scatter: Standard deviation over them, likewise.
         check: Which generated maps failed.
     """
 
@@ -135,6 +136,17 @@ class SimulationSpectra(NamedTuple):
     def deviation(self) -> np.ndarray:
         """Difference of the means in units of the true scatter, ``(n_simulations, n_k)``."""
         return _ratio(self.generated_mean - self.true_mean, self.true_scatter)
+
+    @property
+    def scatter_error(self) -> np.ndarray:
+        """Fractional error of the scatter over all simulations, generated / true - 1, ``(n_k,)``.
+
+        Of variances averaged over the simulations that have both: 0 for equal distributions, however few maps there
+        are of each, which averages of standard deviations are not.
+        """
+        known = np.isfinite(self.true_scatter + self.generated_scatter)
+        sums = (np.where(known, scatter**2, 0.0).sum(axis=0) for scatter in (self.generated_scatter, self.true_scatter))
+        return np.sqrt(_ratio(*sums)) - 1.0
 
 
 class PixelDistributions(NamedTuple):
@@ -877,10 +889,10 @@ def _group_sums(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarra
 
 
 def _by_group(values: np.ndarray, group: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population standard deviation of each group, NaN for a group without members."""
+    """Mean of each group, NaN without members, and root of its unbiased variance, NaN with fewer than two."""
     count = np.bincount(group, minlength=groups)[:, None]
     mean = _ratio(_group_sums(values, group, groups), count)
-    return mean, np.sqrt(_ratio(_group_sums((values - mean[group]) ** 2, group, groups), count))
+    return mean, np.sqrt(_ratio(_group_sums((values - mean[group]) ** 2, group, groups), count - 1))
 
 
 def _halves(table: np.ndarray, group: np.ndarray, sets: int, seed: int) -> list:

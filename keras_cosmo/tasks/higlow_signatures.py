@@ -36,7 +36,7 @@ def signatures(task, preset, model, prepared, correction) -> dict:
     """``posterior`` (also as ``serving_default``), ``log_prob`` and ``sample``.
 
     ``posterior`` is for uniform priors over the range of the training, at the points that it returns: ``log_mass`` is
-    corrected (`TemperedStacking`, fitted on the validation part), as are ``mean``, ``standard_deviation`` and
+    corrected (`PosteriorConvolution`, fitted on the validation part), as are ``mean``, ``standard_deviation`` and
     ``effective_sample_size`` (how many points carry the posterior: below some ten, mean and deviation are
     rough); ``log_likelihood`` is that of the flow itself, for other priors. Points where it is not finite have no mass.
     All are plain sums over the points, where ``metrics.json`` has interpolated between them.
@@ -50,9 +50,8 @@ def signatures(task, preset, model, prepared, correction) -> dict:
     parameters, field = database.parameters, task.field(database)
     unit, side = database.fields[field].unit, database.fields[field].shape[0]
     points = tf.constant(posterior_points(parameters, preset.grid_cells))
-    used = correction.weights > 0
-    temperatures = tf.constant(correction.temperatures[used], tf.float32)
-    log_weights = tf.constant(np.log(correction.weights[used]), tf.float32)
+    # Units in which the error of the parameters is 1.
+    whitened = points @ tf.constant(np.linalg.inv(np.linalg.cholesky(correction.covariance)).T, tf.float32)
 
     def log_prob(maps, parameters):
         return {"log_prob": model.log_prob(maps, parameters)}
@@ -72,8 +71,11 @@ def signatures(task, preset, model, prepared, correction) -> dict:
 
         log_likelihood = tf.map_fn(one, maps, fn_output_signature=tf.TensorSpec([len(points)], tf.float32))
         finite = tf.where(tf.math.is_finite(log_likelihood), log_likelihood, -np.inf)
-        each = tf.nn.log_softmax(temperatures[:, None, None] * finite[None], axis=-1)
-        log_mass = tf.reduce_logsumexp(each + log_weights[:, None, None], axis=0)
+        sharp = tf.nn.softmax(correction.temperature * finite)
+        square = tf.reduce_sum(tf.square(whitened), axis=1)
+        distance = square[:, None] + square[None] - 2.0 * tf.matmul(whitened, whitened, transpose_b=True)
+        blurred = tf.matmul(sharp, tf.exp(-0.5 * tf.maximum(distance, 0.0)))
+        log_mass = tf.math.log(blurred) - tf.math.log(tf.reduce_sum(blurred, axis=1, keepdims=True))
         mass = tf.exp(log_mass)
         mean = tf.matmul(mass, points)
         variance = tf.reduce_sum(mass[..., None] * tf.square(points - mean[:, None]), axis=1)

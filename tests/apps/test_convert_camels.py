@@ -7,7 +7,10 @@ import pytest
 from keras_cosmo.data.database import Database
 
 APP = pathlib.Path(__file__).parents[2] / "apps" / "convert_camels.py"
-CSV = "Name,,,,,,,seed\nLH_0,0.309,0.979,3.11234,1.12194,0.6685,0.53182,0\nLH_1,0.3026,0.9394,3.42,3.96,1.03,1.16,1"
+CSV = """Name,,,,,,,seed
+LH_0,0.309,0.979,3.11234,1.12194,0.6685,0.53182,0
+LH_1,0.3026,0.9394,3.42,3.96,1.03,1.16,1
+LH_2,0.4282,0.753,0.70613,0.37423,1.96292,0.6272,2"""
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +21,7 @@ def app():
 @pytest.fixture
 def files(tmp_path):
     maps, table = tmp_path / "Images_HI_IllustrisTNG_z=5.99.npy", tmp_path / "CAMELs_params.csv"
-    np.save(maps, np.random.default_rng(0).uniform(1.0, 2.0, (30, 16, 16)).astype(np.float32))
+    np.save(maps, np.random.default_rng(0).uniform(1.0, 2.0, (45, 16, 16)).astype(np.float32))
     table.write_text(CSV)
     return [str(maps), str(table)]
 
@@ -29,12 +32,13 @@ def test_converts_files(app, files, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "side: expected 1 to 16" in error
     assert "Traceback" not in error
-    command = [*files, "--out", str(out), "--side", "8", "--parameters", "Omega_m", "sigma_8"]
+    command = [*files, "--out", str(out), "--side", "8", "--parameters", "Omega_m", "A_SN1"]
     assert app["main"](command) == 0
     assert capsys.readouterr().out.strip() == str(out)
     database = Database(out).require("higlow", ("hi",))
-    assert (database.n_maps, database.fields["hi"].shape) == (30, (8, 8))
-    assert database.parameter_names == ("Omega_m", "sigma_8")
+    assert (database.n_maps, database.fields["hi"].shape) == (45, (8, 8))
+    assert database.parameter_names == ("Omega_m", "log10_A_SN1")
+    np.testing.assert_allclose(database.parameter_values[:, 1], np.log10([3.11234, 3.42, 0.70613]))
     assert app["main"](command) == 1
     assert "exists already" in capsys.readouterr().err
 
@@ -43,14 +47,14 @@ def test_every_option_is_passed_on(app, files, tmp_path):
     maps = tmp_path / "temperature.npy"
     pathlib.Path(files[0]).rename(maps)
     out = tmp_path / "o.h5"
-    options = "--field T --redshift 1.5 --side 0 --simulations 1 --box-size 50 --floor 1e-3 --dtype float16"
+    options = "--field T --redshift 1.5 --side 0 --simulations 1-2 --box-size 50 --floor 1e-3 --dtype float16"
     assert app["main"]([str(maps), files[1], "--out", str(out), *options.split()]) == 0
     database = Database(out)
-    assert (list(database.fields), database.redshifts.tolist(), database.n_maps) == (["t"], [1.5], 15)
+    assert (list(database.fields), database.redshifts.tolist(), database.n_maps) == (["t"], [1.5], 30)
     assert database.cell_size == 50.0 / 16
     assert database.attributes["floor"] == 1e-3
     assert len(database.parameters) == 6
-    np.testing.assert_allclose(database.read("t", np.arange(15)), np.load(maps)[15:], rtol=1e-3)
+    np.testing.assert_allclose(database.read("t", np.arange(30)), np.load(maps)[15:], rtol=1e-3)
 
 
 def test_missing_file(app, files, tmp_path, capsys):

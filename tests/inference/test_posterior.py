@@ -268,6 +268,20 @@ def test_two_peaks_have_two_intervals():
     np.testing.assert_allclose(posterior.content([0.5]), 1.0, atol=1e-6)
 
 
+def test_a_ridge_between_the_cells():
+    """A degeneracy much narrower than the cells across, as of flows: its logarithm is smooth all the same."""
+    axes = [0.1 + 0.4 * (np.arange(20) + 0.5) / 20, 0.6 + 0.4 * (np.arange(20) + 0.5) / 20]
+    mean = np.array([0.283, 0.791])
+    covariance = np.array([[0.02**2, -0.98 * 0.02 * 0.04], [-0.98 * 0.02 * 0.04, 0.04**2]])
+    offset = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) - mean
+    values = -0.5 * np.einsum("...i,ij,...j", offset, np.linalg.inv(covariance), offset)
+    # The largest of all centres lies several deviations from the ridge.
+    assert np.partition(values.ravel(), -3)[-3] < -1.0
+    posterior = GridPosterior(axes, values)
+    np.testing.assert_allclose(posterior.mean, mean, atol=5e-4)
+    np.testing.assert_allclose(posterior.covariance, covariance, rtol=0.03)
+
+
 def test_a_cliff_is_not_overshot():
     """A likelihood that falls off a cliff must not rise beside it, as a cubic would."""
     axis = np.linspace(0.0125, 0.9875, 40)
@@ -275,6 +289,28 @@ def test_a_cliff_is_not_overshot():
     posterior = GridPosterior([axis], values)
     np.testing.assert_allclose(posterior.cdf([[0.25], [0.45]])[:, 0], [0.513, 0.923], atol=3e-3)
     assert posterior.log_density(np.linspace(0.01, 0.48, 30)[:, None]).max() < 0.75
+
+
+def test_every_map_has_draws_of_its_own():
+    model, image, *_ = narrow()
+    drawn = []
+
+    def log_likelihood(maps, parameters):
+        drawn.append(parameters)
+        return model(maps, parameters)
+
+    def first_points(image, **options):
+        drawn.clear()
+        importance_posterior(log_likelihood, image, PARAMETERS, draws=50, rounds=1, least_effective=0.0, **options)
+        return np.concatenate(drawn)[:50]
+
+    expected = first_points(image)
+    np.testing.assert_array_equal(first_points(image), expected)
+    np.testing.assert_array_equal(first_points(image[::-1, ::-1][::-1, ::-1]), expected)
+    for other in (first_points(image + 0.01), first_points(image.T), first_points(image, seed=1)):
+        assert np.abs(other - expected).min() > 0
+    single = image.astype(np.float32)
+    np.testing.assert_allclose(first_points(single), first_points(single.astype(np.float64)), rtol=1e-6)
 
 
 def test_importance_sampling_of_a_gaussian():

@@ -187,6 +187,78 @@ def test_fit_evaluate_and_predict():
     np.testing.assert_allclose(weighted, -densities[0] / 16 / 10, rtol=1e-5)
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_maps_without_a_density_do_not_reach_the_weights(eager):
+    model = flow(randomised=0.0, blocks=1, steps=1)
+    model.compile(run_eagerly=eager)
+    maps, parameters = (values.astype("float32") for values in batch(4))
+    weights = model.get_weights()
+    bad = maps.copy()
+    bad[0, 0, 0], bad[2, 1, :3] = 0.0, np.nan
+    words = r"`maps`: 4 pixels in 2 of 4 maps are not finite and positive. Leave such maps out, as .{1,2}log10-standard"
+    unknown = np.where(np.arange(8).reshape(4, 2) == 3, np.nan, parameters)
+    error = ValueError if eager else tf.errors.InvalidArgumentError
+    for call in (model.fit, model.evaluate, lambda *pair, **options: model.predict(pair, **options)):
+        with pytest.raises(error, match=words):
+            call(bad, parameters, verbose=0)
+        with pytest.raises(error, match="`parameters`: expected finite numbers, but 1 are not"):
+            call(maps, unknown, verbose=0)
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    settings = ("/iteration", "/learning_rate")
+    moments = [variable for variable in model.optimizer.variables if not variable.path.endswith(settings)]
+    assert len(moments) == 2 * len(model.trainable_weights)
+    assert not any(np.any(variable.numpy()) for variable in moments)
+    with pytest.raises(ValueError, match=words):
+        model((bad, parameters))
+    with pytest.raises(ValueError, match="expected finite numbers, but 1 are not"):
+        model((maps, unknown))
+
+
+def test_maps_outside_of_the_bounds_do_not_reach_the_weights():
+    model = flow(transform="log10-logit", constants=(3.0, 5.0), blocks=1, steps=1)
+    maps, parameters = (values.astype("float32") for values in batch())
+    outside = np.count_nonzero((maps < 1e3) | (maps > 1e5))
+    checked = tf.function(lambda *pair: model(pair))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{outside} pixels in .* not between 10\^3 and 10\^5"):
+        checked(maps, parameters)
+    maps[1, 0, 0] = 0.0
+    with pytest.raises(tf.errors.InvalidArgumentError, match="1 pixels in 1 of 3 maps are not finite and positive"):
+        checked(maps, parameters)
+    inside = np.clip(maps, 1.1e3, 0.9e5)
+    np.testing.assert_allclose(checked(inside, parameters), model.log_prob(inside, parameters), rtol=1e-5)
+
+
+def test_shapes_that_the_graph_has_forgotten():
+    """TensorFlow makes one graph of all shapes after batches of a second one, and knows them no longer."""
+    model = flow(randomised=0.0, blocks=1, steps=1)
+    model.compile()
+    maps, parameters = (values.astype("float32") for values in batch())
+    model.predict((maps, parameters), verbose=0)
+    for wrong, got in ((maps[..., None], r"3 4 4 1"), (maps[:, :2], "3 2 4")):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=rf"`maps`: expected \(batch, 4, 4\), got the shape \[{got}\]"
+        ):
+            model.predict((wrong, parameters), verbose=0)
+    found = model.predict((maps, parameters), verbose=0)
+    np.testing.assert_allclose(found, model.log_prob(maps, parameters), rtol=1e-5)
+
+
+def test_export_of_the_density(tmp_path):
+    model = flow(blocks=1, steps=1)
+    model.export(tmp_path / "flow", verbose=False)
+    maps, parameters = (values.astype("float32") for values in batch())
+    loaded = tf.saved_model.load(tmp_path / "flow")
+    (found,) = loaded.signatures["serving_default"](maps=tf.constant(maps), parameters=tf.constant(parameters)).values()
+    np.testing.assert_allclose(found, model.log_prob(maps, parameters), rtol=1e-6)
+
+
+@pytest.mark.parametrize("argument", [{"loss": "mse"}, {"jit_compile": True}, {"metrics": ["mae"], "loss": None}])
+def test_compile_says_what_is_set(argument):
+    with pytest.raises(TypeError, match=f"got {', '.join(argument)}. The loss is set, .* ten times slower"):
+        flow(blocks=1, steps=1).compile(**argument)
+
+
 def test_start_from_training_maps():
     model = flow(8, "log10-minmax", (0.0, 10.0), randomised=0.0, blocks=1, final_block=True)
     maps, parameters = batch(20, 8)

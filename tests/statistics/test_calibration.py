@@ -166,6 +166,32 @@ def test_temperature_of_samples():
     assert abs(fit.temperature - 1) < 3 * fit.standard_error
 
 
+class Sluggish:
+    """Log-likelihoods of a Gaussian, -scale at the truth and -1 / (2 T) on average, whose variance is overstated."""
+
+    def __init__(self, scale, temperature=1.0):
+        self.scale, self.temperature = scale, temperature
+
+    def tempered(self, temperature):
+        return Sluggish(self.scale, temperature)
+
+    def log_likelihood_at(self, point):
+        return -self.scale
+
+    def log_likelihood_moments(self):
+        return -0.5 / self.temperature, 10.0 / self.temperature**2
+
+    def log_density(self, point):
+        return -self.temperature * self.scale + 0.5 * np.log(self.temperature)
+
+
+@pytest.mark.parametrize(("expected", "at_bound"), [(0.02, False), (5.0, False), (0.001, True), (200.0, True)])
+def test_temperature_is_found_where_newton_crawls(expected, at_bound):
+    fit = fit_temperature([Sluggish(0.5 / expected)] * 3, np.zeros((3, 1)), bounds=(0.005, 50.0))
+    assert fit.at_bound == at_bound
+    assert fit.temperature == pytest.approx(np.clip(expected, 0.005, 50.0), rel=2e-4)
+
+
 def test_error_of_the_temperature_holds_over_simulations():
     """Maps of a simulation that are alike: the error over simulations is the scatter from set to set."""
     fits, naive = [], []

@@ -122,11 +122,39 @@ def test_spectra_by_simulation():
     np.testing.assert_array_equal(found.simulation, [5, 8, 11, 14])
     power = power_spectrum(true, 1.0).power.reshape(4, 6, -1)
     np.testing.assert_allclose(found.true_mean, power.mean(axis=1), rtol=1e-10)
-    np.testing.assert_allclose(found.true_scatter, power.std(axis=1), rtol=1e-10)
+    scatter = power.std(axis=1, ddof=1)
+    np.testing.assert_allclose(found.true_scatter, scatter, rtol=1e-10)
     np.testing.assert_allclose(found.mean_error[[0, 2]], [[3.0] * 8, [8.0] * 8], rtol=1e-10)
-    np.testing.assert_allclose(found.generated_scatter[0], 4 * power.std(axis=1)[0], rtol=1e-10)
-    np.testing.assert_allclose(found.deviation[0], 3 * power.mean(axis=1)[0] / power.std(axis=1)[0], rtol=1e-8)
+    np.testing.assert_allclose(found.generated_scatter[0], 4 * scatter[0], rtol=1e-10)
+    np.testing.assert_allclose(found.deviation[0], 3 * power.mean(axis=1)[0] / scatter[0], rtol=1e-8)
     assert np.isnan(found.mean_error[[1, 3]]).all()
+    # Simulations 5 and 11 alone have generated maps, of 4 and 9 times the power.
+    variance = scatter[[0, 2]] ** 2
+    expected = np.sqrt((16 * variance[0] + 81 * variance[1]) / variance.sum(axis=0)) - 1
+    np.testing.assert_allclose(found.scatter_error, expected, rtol=1e-8)
+
+
+def test_scatter_of_a_single_map_is_not_known():
+    maps, ids = fields(12), np.repeat(np.arange(4), 3)
+    found = compare_spectra_by_simulation(maps, maps[::3], 1.0, ids, np.arange(4), log10=False)
+    assert np.isfinite(found.generated_mean).all()
+    assert np.isnan(found.generated_scatter).all()
+    assert np.isnan(found.scatter_error).all()
+
+
+def test_scatter_of_equal_distributions_is_equal():
+    """Fifteen true maps of each simulation and five generated ones, as in the paper's geometry."""
+    count = 400
+    errors = []
+    for seed in range(3):
+        true, generated = fields(15 * count, seed=seed), fields(5 * count, seed=seed + 100)
+        ids = np.arange(count)
+        found = compare_spectra_by_simulation(true, generated, 1.0, np.repeat(ids, 15), np.repeat(ids, 5), log10=False)
+        errors.append(found.scatter_error)
+    errors = np.ravel(errors)
+    # With population standard deviations the mean is -0.07.
+    assert abs(errors.mean()) < 3 * errors.std() / np.sqrt(len(errors))
+    assert errors.std() / np.sqrt(len(errors)) < 0.01
 
 
 def test_moments_and_peaks():

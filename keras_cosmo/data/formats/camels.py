@@ -8,6 +8,9 @@ out in the same way. Tables of parameters have one row per simulation and come i
     params_LH_IllustrisTNG.txt            Omega_m sigma_8 A_SN1 A_AGN1 A_SN2 A_AGN2, numbers only
     CosmoAstroSeed_IllustrisTNG_LH.txt    #Name Omega_m sigma_8 A_SN1 A_AGN1 A_SN2 A_AGN2 seed, and rows LH_0 0.309 ...
     CAMELs_params.csv                     Name,,,,,,,seed with names left blank, and rows LH_0,0.309,...
+
+The Latin hypercubes are uniform in Omega_m, sigma_8 and the logarithms of the four amplitudes of feedback. Labels are
+what they are uniform in, `CAMELS_PARAMETERS`: posteriors and networks take every label's prior as uniform.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from scipy.stats import kstest
 
 from keras_cosmo.data.database_writer import DatabasePlan, DatabaseWriter
 from keras_cosmo.quantities import MapField, Parameter
@@ -47,6 +51,23 @@ CAMELS_FIELDS = {
 }
 """Prefix in file names -> unit and what it is, from the documentation of CMD."""
 
+CAMELS_COLUMNS = ("Omega_m", "sigma_8", "A_SN1", "A_AGN1", "A_SN2", "A_AGN2")
+"""Of the tables, in this order."""
+
+LOGARITHM = "log10_"
+
+
+def _amplitude(name: str, factor: float, description: str) -> Parameter:
+    """Logarithm of an amplitude of feedback from 1 / factor to the factor."""
+    return Parameter(
+        name=f"{LOGARITHM}A_{name}",
+        low=float(np.log10(1.0 / factor)),
+        high=float(np.log10(factor)),
+        symbol=rf"\log_{{10}} A_\mathrm{{{name}}}",
+        description=description,
+    )
+
+
 CAMELS_PARAMETERS = (
     Parameter(
         name="Omega_m",
@@ -62,13 +83,18 @@ CAMELS_PARAMETERS = (
         symbol=r"\sigma_8",
         description="root mean square of the linear density contrast in spheres of 8 Mpc/h today",
     ),
-    Parameter(name="A_SN1", low=0.25, high=4.0, symbol=r"A_\mathrm{SN1}", description="feedback of supernovae, first"),
-    Parameter(name="A_AGN1", low=0.25, high=4.0, symbol=r"A_\mathrm{AGN1}", description="feedback of AGN, first"),
-    Parameter(name="A_SN2", low=0.5, high=2.0, symbol=r"A_\mathrm{SN2}", description="feedback of supernovae, second"),
-    Parameter(name="A_AGN2", low=0.5, high=2.0, symbol=r"A_\mathrm{AGN2}", description="feedback of AGN, second"),
+    _amplitude("SN1", 4.0, "feedback of supernovae, first"),
+    _amplitude("AGN1", 4.0, "feedback of AGN, first"),
+    _amplitude("SN2", 2.0, "feedback of supernovae, second"),
+    _amplitude("AGN2", 2.0, "feedback of AGN, second"),
 )
-"""In the order of the columns, with the ranges of the Latin hypercubes (LH): Villaescusa-Navarro et al. (2021, ApJ 915,
-71)."""
+"""Labels, in the order of the columns, with the ranges of the Latin hypercubes (LH), in which they are uniform:
+Villaescusa-Navarro et al. (2021, ApJ 915, 71)."""
+
+SUITE_PARAMETERS = {"Astrid": (_amplitude("AGN2", 4.0, "feedback of AGN, second"),)}
+"""Suite -> labels whose range is another one: Info_Astrid_L25n256_6params.csv of the documentation of CAMELS, and the
+tables themselves. Those of IllustrisTNG, SIMBA, Swift-EAGLE and Magneticum have the ranges of `CAMELS_PARAMETERS`, also
+where the Info files of the last two give 0.25 to 4 for A_AGN2."""
 
 COSMOLOGY = {"hlittle": 0.6711, "OMb": 0.049, "POWER_INDEX": 0.9624}
 """What all simulations have in common (Villaescusa-Navarro et al. 2021), named as in 21cmFAST files."""
@@ -86,6 +112,12 @@ NUMBERED_ROW = re.compile(r"(?:LH|CV|EX|BE|SB[0-9]+)_([0-9]+)")
 # Wide enough for all sets: beyond, the columns are others.
 POSSIBLE = {"Omega_m": (0.02, 1.0), "sigma_8": (0.1, 3.0)}
 SHOWN = 5
+# Tables have five decimals.
+ROUNDING = 1e-5
+# Of a sample from the prior, one in a thousand would be reported.
+LEAST_P_VALUE = 1e-3
+# Of pixels that a floor raises.
+MANY_RAISED = 0.01
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,12 +171,16 @@ def convert_camels(
             divide theirs, pixels across a border count with the share of their area. None keeps the maps as they are.
         simulations: Which simulations to take, by their rows in the table; None takes all. Those of the database are
             numbered from 0; its root attribute ``simulation_numbers`` has the rows.
-        parameter_names: Which parameters become labels; None takes those of the six of `CAMELS_PARAMETERS` that the
-            table has, of simulations without gas (``Nbody``) the first two.
+        parameter_names: Which parameters become labels: columns of the table, or ``log10_`` and a column, for its
+            logarithm. ``A_SN1`` and ``log10_A_SN1`` both mean the label ``log10_A_SN1``, in which the Latin hypercube
+            is uniform; likewise ``A_AGN1``, ``A_SN2`` and ``A_AGN2``. Columns beyond the six get the range that they
+            have in the table. None takes those of `CAMELS_PARAMETERS` that the table has, of simulations without gas
+            (``Nbody``) the first two, but not those that are equal in all simulations.
         redshift: None takes it from the name of the file.
         box_size: Side of the maps in Mpc/h.
-        floor: Pixels below it are raised to it, after averaging, in the unit of the field; how many is reported. None
-            leaves all pixels as they are.
+        floor: Pixels below it are raised to it, after averaging, in the unit of the field; how many is reported, in a
+            warning if more than 1%: many pixels of exactly the same value have no density that a flow could learn.
+            None leaves all pixels as they are.
         dtype: ``"float32"`` or ``"float16"``, how maps are stored.
         progress: Called as ``progress(done, total)`` at the begin and after each simulation.
 
@@ -156,8 +192,9 @@ def convert_camels(
         FileExistsError: If ``path`` exists.
         TypeError: If ``side`` or a number of a simulation is not an integer.
         ValueError: If a file is not usable, maps and table do not belong together, a pixel is not finite or does not
-            fit ``dtype``, maps would have to be enlarged, ``box_size`` or ``floor`` is not positive, or the names of
-            the files contradict the arguments.
+            fit ``dtype``, maps would have to be enlarged, ``box_size`` or ``floor`` is not positive, the names of the
+            files contradict the arguments, or a label lies outside of the range of its suite in some simulations or is
+            equal in all of them.
 
     Example:
         >>> convert_camels(
@@ -179,7 +216,7 @@ def convert_camels(
     _check_together(maps_npy, maps, table, suite, collection)
     weights = _averaging(maps_npy, maps.shape[1], side)
     chosen = _choose_simulations(simulations, table)
-    parameters = _choose_parameters(parameter_names, table, suite)
+    parameters, labels = _choose_labels(parameter_names, table, suite, chosen)
     _warn_of_repeated_seeds(table, chosen)
     unit, description = CAMELS_FIELDS[field]
     cells = maps.shape[1] if weights is None else len(weights)
@@ -205,7 +242,7 @@ def convert_camels(
         task="higlow",
         fields={field.lower(): MapField(unit=unit, shape=(cells, cells), description=description)},
         parameters=parameters,
-        parameter_values=np.stack([table.columns[each.name][chosen] for each in parameters], axis=1),
+        parameter_values=labels,
         simulation=np.repeat(np.arange(len(chosen)), MAPS_PER_SIMULATION),
         seeds=None if table.seeds is None else table.seeds[chosen],
         attributes=attributes,
@@ -251,8 +288,8 @@ def read_camels_parameters(path: str | os.PathLike) -> CamelsTable:
     """Read a table of the parameters of CAMELS simulations; the forms are at the top of this module.
 
     Args:
-        path: Text file, columns separated by blanks or commas. Columns without names are the six of
-            `CAMELS_PARAMETERS`, or the first of them.
+        path: Text file, columns separated by blanks or commas. Columns without names are `CAMELS_COLUMNS`, or the
+            first of them. Values are those of the file, without logarithms.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -268,7 +305,7 @@ def read_camels_parameters(path: str | os.PathLike) -> CamelsTable:
         if not any(cells):
             continue
         bare = cells[1:] if cells[0] == "#" else [cells[0].lstrip("# "), *cells[1:]]
-        if not rows and header is None and (bare[:1] in (["Name"], ["name"]) or CAMELS_PARAMETERS[0].name in bare):
+        if not rows and header is None and (bare[:1] in (["Name"], ["name"]) or CAMELS_COLUMNS[0] in bare):
             header = bare
         elif not line.lstrip().startswith("#"):
             rows.append((number, cells))
@@ -297,7 +334,7 @@ def read_camels_parameters(path: str | os.PathLike) -> CamelsTable:
 
 def _column_names(path: pathlib.Path, header: list[str] | None, first_row: tuple[int, list[str]]) -> list[str]:
     count = len(first_row[1])
-    known = [parameter.name for parameter in CAMELS_PARAMETERS]
+    known = list(CAMELS_COLUMNS)
     if header is None:
         header = [""] * count
         if not _is_number(first_row[1][0]):
@@ -435,27 +472,95 @@ def _choose_simulations(simulations: Iterable[int] | None, table: CamelsTable) -
     return np.array(sorted(chosen), np.int64)
 
 
-def _choose_parameters(names: Sequence[str] | None, table: CamelsTable, suite: str) -> tuple[Parameter, ...]:
-    known = {parameter.name: parameter for parameter in CAMELS_PARAMETERS}
+def _choose_labels(
+    names: Sequence[str] | None, table: CamelsTable, suite: str, chosen: np.ndarray
+) -> tuple[tuple[Parameter, ...], np.ndarray]:
+    """Labels and their values ``(n_simulations, n_labels)``."""
+    said = TABLE_NAME.fullmatch(table.path.name)
+    suite = suite or (said["suite"] if said else "")
+    known = _parameters_of_suite(suite)
     if names is None:
         count = 2 if suite.startswith("Nbody") else len(known)
-        return tuple(known[name] for name in list(known)[:count] if name in table.columns)
-    names = [names] if isinstance(names, str) else list(names)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(table.columns):
-        raise ValueError(
-            f"parameter_names: expected some of {', '.join(table.columns)}, the columns of {table.path.name}, each at "
-            f"most once, got {', '.join(map(str, names)) or 'none'}."
-        )
-    chosen = []
-    for name in names:
-        low, high = float(table.columns[name].min()), float(table.columns[name].max())
-        if name not in known and not low < high:
+        labels = [found for name in list(known)[:count] if (found := _label(name, table, known))]
+    else:
+        names = [names] if isinstance(names, str) else list(names)
+        labels = [_label(name, table, known) for name in names]
+        if not labels or None in labels or len(set(labels)) < len(labels):
             raise ValueError(
-                f"parameter_names: {name} is {low:g} in all rows of {table.path.name}, and cannot be a label. Leave it "
-                f"out."
+                f"parameter_names: expected some of {', '.join(table.columns)}, the columns of {table.path.name}, or "
+                f"log10_ and such a name, each at most once, got {', '.join(map(str, names)) or 'none'}."
             )
-        chosen.append(known.get(name) or Parameter(name=name, low=low, high=high))
-    return tuple(chosen)
+    values = [_label_values(label, table, chosen) for label in labels]
+    varied = [np.ptp(column[chosen]) != 0.0 for column in values]
+    constant = ", ".join(name for (name, _), varies in zip(labels, varied, strict=True) if not varies)
+    where = f"all {len(chosen)} simulations that are taken of {table.path.name}"
+    if constant and not (names is None and any(varied)):
+        raise ValueError(
+            f"parameter_names: expected labels that differ between simulations, got {constant}, equal in {where}. "
+            f"{'Take more simulations' if names is None else 'Leave out what is equal'}, or another set, such as LH."
+        )
+    if constant:
+        logger.warning("%s are no labels: each is equal in %s.", constant, where)
+        labels, values = ([each for each, use in zip(every, varied, strict=True) if use] for every in (labels, values))
+    parameters = tuple(
+        known.get(name) or Parameter(name=name, low=float(np.nanmin(column)), high=float(np.nanmax(column)))
+        for (name, _), column in zip(labels, values, strict=True)
+    )
+    values = np.stack(values, axis=1)[chosen]
+    for parameter, column in zip(parameters, values.T, strict=True):
+        _check_prior(parameter, column, table, suite)
+    return parameters, values
+
+
+def _parameters_of_suite(suite: str) -> dict[str, Parameter]:
+    # Simulations without gas have the parameters of those with gas.
+    bare = suite.removeprefix("Nbody_").lower()
+    special = {each.name: each for key, every in SUITE_PARAMETERS.items() if key.lower() == bare for each in every}
+    return {parameter.name: special.get(parameter.name, parameter) for parameter in CAMELS_PARAMETERS}
+
+
+def _label(name: str, table: CamelsTable, known: dict[str, Parameter]) -> tuple[str, str] | None:
+    """Name of a label and of its column, or None if the table has no such column."""
+    if name in table.columns:
+        return (f"{LOGARITHM}{name}" if f"{LOGARITHM}{name}" in known else name), name
+    column = str(name).removeprefix(LOGARITHM)
+    return (name, column) if column in table.columns else None
+
+
+def _label_values(label: tuple[str, str], table: CamelsTable, chosen: np.ndarray) -> np.ndarray:
+    """Values of all simulations; NaN for a logarithm that is not asked for and does not exist."""
+    name, column = label
+    values = table.columns[column]
+    if name == column:
+        return values
+    bad = np.count_nonzero(values[chosen] <= 0.0)
+    if bad:
+        raise ValueError(
+            f"{table.path}: expected positive values of {column} for {name}, got {bad} of {len(chosen)} simulations "
+            f"with others. Leave these simulations out (simulations), or this label (parameter_names)."
+        )
+    return np.log10(values, where=values > 0.0, out=np.full(values.shape, np.nan))
+
+
+def _check_prior(parameter: Parameter, values: np.ndarray, table: CamelsTable, suite: str) -> None:
+    """Raise ``ValueError`` if a label lies outside of its range; warn if it is not spread evenly over it."""
+    name, low, high = parameter.name, parameter.low, parameter.high
+    outside = ~((values >= low - ROUNDING) & (values <= high + ROUNDING))
+    if outside.any():
+        raise ValueError(
+            f"{table.path}: expected {name} from {low:.4g} to {high:.4g}, the prior of {suite or 'an unknown suite'}, "
+            f"got {np.count_nonzero(outside)} of {len(values)} simulations outside of it, the first with "
+            f"{values[outside][0]:.4g}. Leave these simulations out (simulations), or this label (parameter_names); "
+            f"if they are of another suite, have the names of the files say so."
+        )
+    p_value = kstest((values - low) / (high - low), "uniform").pvalue
+    if p_value < LEAST_P_VALUE:
+        logger.warning(
+            "%s: the values of %s are not spread evenly from %.4g to %.4g (Kolmogorov-Smirnov test: p = %.1g), but "
+            "posteriors take every value as equally probable beforehand.%s",
+            table.path, name, low, high, p_value,
+            f" Does {LOGARITHM}{name} fit?" if low > 0.0 and not name.startswith(LOGARITHM) else "",
+        )  # fmt: skip
 
 
 def _warn_of_repeated_seeds(table: CamelsTable, chosen: np.ndarray) -> None:
@@ -528,7 +633,14 @@ def _write(
                 f"simulations out, or download the file again. Nothing was kept of {path}."
             )
         if raised:
-            logger.info("%s: %d of %d pixels were raised to %g.", path, raised, pixels, floor)
+            many = raised > MANY_RAISED * pixels
+            logger.log(
+                logging.WARNING if many else logging.INFO,
+                "%s: %d of %d pixels were raised to %g.%s",
+                path, raised, pixels, floor,
+                " So many pixels of the same value have no density that a flow could learn; lower the floor."
+                if many else "",
+            )  # fmt: skip
         if empty:
             logger.warning(
                 "%s: %d pixels of the database are zero or negative, the smallest is %g. They are kept; a logarithm "

@@ -4,10 +4,12 @@ import logging
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.database_writer import DatabaseWriter, partial_path
 from keras_cosmo.data.formats.camels import (
+    CAMELS_COLUMNS,
     CAMELS_FIELDS,
     CAMELS_PARAMETERS,
     convert_camels,
@@ -18,7 +20,7 @@ from keras_cosmo.simulations.hydrogen import HYDROGEN_PARAMETERS, SURFACE_DENSIT
 
 NAMES = [parameter.name for parameter in CAMELS_PARAMETERS]
 COUNT, SIDE = 4, 16
-# Of the real table, the first four of its 1000 rows.
+# Three of the real table, the first of its 1000 rows, and one made up.
 ROWS = np.array(
     [
         [0.309, 0.979, 3.11234, 1.12194, 0.6685, 0.53182],
@@ -27,13 +29,15 @@ ROWS = np.array(
         [0.1154, 0.8234, 1.23, 2.2, 0.9, 1.5],
     ]
 )
+# The Latin hypercubes are uniform in these.
+LABELS = np.c_[ROWS[:, :2], np.log10(ROWS[:, 2:])]
 
 
 def write_maps(path, *, count=COUNT, side=SIDE, change=()):
-    """Maps that say which they are: 10^(simulation + map / 100), times a pattern of mean 1."""
+    """Maps that say which they are: 10^(simulation % 30 + map / 100), times a pattern of mean 1."""
     numbers = np.arange(15 * count)
     pattern = 1.0 + 0.5 * np.sin(np.arange(side**2) * np.pi * 2.0 / side**2).reshape(side, side)
-    maps = 10.0 ** (numbers // 15 + 0.01 * (numbers % 15))[:, None, None] * pattern
+    maps = 10.0 ** (numbers // 15 % 30 + 0.01 * (numbers % 15))[:, None, None] * pattern
     for index, value in change:
         maps[index] = value
     np.save(path, maps.astype(np.float32))
@@ -83,7 +87,7 @@ def test_every_form_of_table_holds_the_same(tmp_path):
     seeds = read_camels_parameters(write_seeds(tmp_path / "CosmoAstroSeed_IllustrisTNG_L25n256_LH.txt"))
     csv = read_camels_parameters(write_csv(tmp_path / "CAMELs_params.csv"))
     for each in (plain, seeds, csv):
-        assert list(each.columns) == NAMES
+        assert tuple(each.columns) == CAMELS_COLUMNS
         assert each.rows == COUNT
         np.testing.assert_allclose(np.stack(list(each.columns.values()), axis=1), ROWS, atol=1e-9)
     assert plain.seeds is None
@@ -161,7 +165,10 @@ def test_database_of_all_maps(tmp_path, maps, table):
     assert calls == [(done, COUNT) for done in range(COUNT + 1)]
     database = Database(out).require("higlow", ("hi",))
     assert database.parameters == CAMELS_PARAMETERS
-    np.testing.assert_allclose(database.parameter_values, ROWS, atol=1e-9)
+    assert database.parameter_names == (
+        "Omega_m", "sigma_8", "log10_A_SN1", "log10_A_AGN1", "log10_A_SN2", "log10_A_AGN2",
+    )  # fmt: skip
+    np.testing.assert_allclose(database.parameter_values, LABELS, atol=1e-9)
     np.testing.assert_array_equal(database.simulation, np.repeat(np.arange(COUNT), 15))
     assert database.fields["hi"].unit == "Msun/h (Mpc/h)^-2"
     assert database.fields["hi"].shape == (8, 8)
@@ -215,8 +222,9 @@ def test_some_simulations_and_parameters(tmp_path, maps):
         maps, seeds, tmp_path / "o.h5", simulations=(3, 1), parameter_names=("sigma_8", "A_AGN2"), side=None
     )
     database = Database(out)
-    np.testing.assert_allclose(database.parameter_values, ROWS[[1, 3]][:, [1, 5]], atol=1e-9)
-    assert [each.high for each in database.parameters] == [1.0, 2.0]
+    assert database.parameter_names == ("sigma_8", "log10_A_AGN2")
+    np.testing.assert_allclose(database.parameter_values, LABELS[[1, 3]][:, [1, 5]], atol=1e-9)
+    np.testing.assert_allclose([each.high for each in database.parameters], [1.0, np.log10(2.0)])
     np.testing.assert_array_equal(database.read("hi", np.arange(30)), np.load(maps)[np.r_[15:30, 45:60]])
     assert database.attributes["seeds"].tolist() == [6, 8]
     assert database.attributes["simulation_numbers"].tolist() == [1, 3]
@@ -273,6 +281,8 @@ def test_arguments_say_what_the_name_does_not(tmp_path, table):
         ({"simulations": (1, 1)}, r"got \[1, 1\]"),
         ({"simulations": ()}, r"got \[\]"),
         ({"parameter_names": ("Omega_b",)}, "parameter_names: expected some of Omega_m, sigma_8, .* got Omega_b"),
+        ({"parameter_names": ("log10_Omega_b",)}, "or log10_ and such a name, each at most once, got log10_Omega_b"),
+        ({"parameter_names": ("A_SN1", "log10_A_SN1")}, "each at most once, got A_SN1, log10_A_SN1"),
         ({"parameter_names": ()}, "got none"),
         ({"parameter_names": ("sigma_8", "sigma_8")}, "each at most once, got sigma_8, sigma_8"),
         ({"dtype": "float64"}, "dtype: expected one of"),
@@ -351,6 +361,15 @@ def test_floor_raises_pixels(tmp_path, table, caplog):
     assert f"{np.count_nonzero(content < floor)} of {content.size} pixels were raised to {floor:g}" in caplog.text
     assert "zero or negative" not in caplog.text
     assert Database(out).attributes["floor"] == floor
+    (record,) = (each for each in caplog.records if "were raised" in each.message)
+    assert record.levelno == logging.WARNING
+    assert "So many pixels of the same value have no density that a flow could learn" in record.message
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        convert_camels(maps, table, tmp_path / "p.h5", side=None, floor=1e-3)
+    (record,) = (each for each in caplog.records if "were raised" in each.message)
+    assert f"{1 + 4 * SIDE} of {content.size}" in record.message
+    assert record.levelno == logging.INFO
 
 
 def test_half_precision_has_to_hold_the_pixels(tmp_path, table):
@@ -382,8 +401,112 @@ def test_parameters_beyond_the_six(tmp_path, maps):
     database = Database(out)
     assert (database.parameters[1].low, database.parameters[1].high) == (0.03, 0.06)
     assert "OMb" not in json.loads(database.attributes["cosmology"])
-    with pytest.raises(ValueError, match=r"WindFree is 10 in all rows of table.txt, and cannot be a label"):
-        convert_camels(maps, table, tmp_path / "p.h5", side=None, parameter_names=("WindFree",))
+    with pytest.raises(
+        ValueError, match=r"got WindFree, equal in all 4 simulations that are taken of table.txt. Leave out"
+    ):
+        convert_camels(maps, table, tmp_path / "p.h5", side=None, parameter_names=("Omega_m", "WindFree"))
+    logarithm = Database(convert_camels(maps, table, tmp_path / "l.h5", side=None, parameter_names=("log10_Omega_b",)))
+    np.testing.assert_allclose(logarithm.parameter_values[:, 0], np.log10([0.03, 0.049, 0.06, 0.05]))
+    np.testing.assert_allclose(logarithm.parameters[0].low, np.log10(0.03))
+
+
+def hypercube(count, high_agn_2=2.0, seed=0):
+    """A Latin hypercube as that of CAMELS: uniform in Omega_m, sigma_8 and the logarithms of the amplitudes."""
+    generator = np.random.default_rng(seed)
+    places = (np.array([generator.permutation(count) for _ in range(6)]).T + 0.5) / count
+    factors = np.array([4.0, 4.0, 2.0, high_agn_2])
+    return np.c_[0.1 + 0.4 * places[:, 0], 0.6 + 0.4 * places[:, 1], factors ** (2.0 * places[:, 2:] - 1.0)]
+
+
+@pytest.mark.parametrize(("suite", "high"), [("IllustrisTNG", 2.0), ("Astrid", 4.0), ("Nbody_Astrid", 4.0)])
+def test_the_hypercube_is_uniform_in_the_labels(tmp_path, suite, high, caplog):
+    maps = write_maps(tmp_path / f"Maps_HI_{suite}_LH_z=0.00.npy", count=200, side=2)
+    table = write_plain(tmp_path / "table.txt", hypercube(200, high))
+    with caplog.at_level(logging.WARNING):
+        out = convert_camels(maps, table, tmp_path / "o.h5", side=None, parameter_names=CAMELS_COLUMNS)
+    assert "not spread evenly" not in caplog.text
+    database = Database(out)
+    for parameter, values in zip(database.parameters, database.parameter_values.T, strict=True):
+        prior = scipy.stats.uniform(parameter.low, parameter.high - parameter.low)
+        assert scipy.stats.kstest(values, prior.cdf).pvalue > 0.999, parameter.name
+    np.testing.assert_allclose(database.parameters[5].low, -np.log10(high))
+
+
+@pytest.mark.parametrize("name", ["A_SN1", "log10_A_SN1"])
+def test_both_names_mean_the_logarithm(tmp_path, maps, table, name):
+    database = Database(convert_camels(maps, table, tmp_path / "o.h5", side=None, parameter_names=("Omega_m", name)))
+    assert database.parameter_names == ("Omega_m", "log10_A_SN1")
+    np.testing.assert_allclose(database.parameter_values, LABELS[:, [0, 2]], atol=1e-9)
+    assert database.parameters[1] == CAMELS_PARAMETERS[2]
+
+
+def test_simulations_outside_of_the_range_of_their_suite(tmp_path, maps):
+    rows = ROWS.copy()
+    rows[2:, 5] = 3.1, 0.3
+    table = write_plain(tmp_path / "table.txt", rows)
+    with pytest.raises(
+        ValueError,
+        match=r"log10_A_AGN2 from -0.301 to 0.301, the prior of IllustrisTNG, got 2 of 4 simulations outside of it, "
+        r"the first with 0.4914. Leave these simulations out \(simulations\), or this label",
+    ):
+        convert_camels(maps, table, tmp_path / "o.h5", side=None)
+    assert not (tmp_path / "o.h5").exists()
+    assert Database(convert_camels(maps, table, tmp_path / "a.h5", side=None, simulations=(0, 1))).n_maps == 30
+    # The table says the suite where the maps do not.
+    unnamed, of_suite = maps.rename(tmp_path / "maps.npy"), tmp_path / "CosmoAstroSeed_Astrid_L25n256_LH.txt"
+    with pytest.raises(ValueError, match="the prior of an unknown suite, got 2 of 4"):
+        convert_camels(unnamed, table, tmp_path / "o.h5", side=None, field="HI", redshift=0.0)
+    out = convert_camels(unnamed, write_seeds(of_suite, rows), tmp_path / "b.h5", side=None, field="HI", redshift=0.0)
+    np.testing.assert_allclose(Database(out).parameters[5].high, np.log10(4.0))
+
+
+def test_amplitudes_without_a_logarithm(tmp_path, maps):
+    """Simulations of the set EX have no feedback."""
+    rows = ROWS.copy()
+    rows[1, 2] = 0.0
+    table = write_seeds(tmp_path / "table.txt", rows, label="EX")
+    with pytest.raises(ValueError, match=r"expected positive values of A_SN1 for log10_A_SN1, got 1 of 4 simulations"):
+        convert_camels(maps, table, tmp_path / "o.h5", side=None)
+    out = convert_camels(maps, table, tmp_path / "o.h5", side=None, simulations=(0, 2, 3))
+    np.testing.assert_allclose(Database(out).parameter_values, LABELS[[0, 2, 3]], atol=1e-9)
+
+
+def test_parameters_that_do_not_vary_are_no_labels(tmp_path, caplog):
+    maps = write_maps(tmp_path / "Maps_HI_IllustrisTNG_CV_z=0.00.npy")
+    fiducial = np.tile([0.3, 0.8, 1.0, 1.0, 1.0, 1.0], (COUNT, 1))
+    table = write_seeds(tmp_path / "CosmoAstroSeed_IllustrisTNG_L25n256_CV.txt", fiducial, label="CV")
+    with pytest.raises(
+        ValueError, match=r"got Omega_m, sigma_8, log10_A_SN1, .* equal in all 4 simulations .* such as LH"
+    ):
+        convert_camels(maps, table, tmp_path / "o.h5", side=None)
+    rows = fiducial.copy()
+    rows[:, [0, 3]] = ROWS[:, [0, 3]]
+    table = write_seeds(tmp_path / "table.txt", rows, label="CV")
+    with pytest.raises(ValueError, match=r"got sigma_8, equal in all 4 simulations"):
+        convert_camels(maps, table, tmp_path / "o.h5", side=None, parameter_names=NAMES[:2])
+    with caplog.at_level(logging.WARNING):
+        out = convert_camels(maps, table, tmp_path / "o.h5", side=None)
+    assert Database(out).parameter_names == ("Omega_m", "log10_A_AGN1")
+    assert "sigma_8, log10_A_SN1, log10_A_SN2, log10_A_AGN2 are no labels" in caplog.text
+    # Equal in the simulations that are taken, though not in the table.
+    table = write_plain(tmp_path / "two.txt", np.where(np.arange(4)[:, None] < 2, ROWS[:1], ROWS[2:3]))
+    with pytest.raises(ValueError, match="got Omega_m, equal in all 2 simulations"):
+        convert_camels(maps, table, tmp_path / "p.h5", side=None, simulations=(0, 1), parameter_names=("Omega_m",))
+
+
+def test_labels_that_are_not_uniform_are_reported(tmp_path, caplog):
+    maps = write_maps(tmp_path / "Maps_HI_IllustrisTNG_LH_z=0.00.npy", count=200, side=2)
+    rows = np.c_[hypercube(200), 10.0 ** np.linspace(-1.0, 1.0, 200)]
+    header = "#Name Omega_m sigma_8 A_SN1 A_AGN1 A_SN2 A_AGN2 ASN3 seed"
+    table = write_seeds(tmp_path / "table.txt", rows, header=header)
+    with caplog.at_level(logging.WARNING):
+        convert_camels(maps, table, tmp_path / "o.h5", side=None, parameter_names=("Omega_m", "ASN3"))
+    assert "the values of ASN3 are not spread evenly from 0.1 to 10" in caplog.text
+    assert "Does log10_ASN3 fit?" in caplog.text
+    assert "values of Omega_m" not in caplog.text
+    caplog.clear()
+    convert_camels(maps, table, tmp_path / "p.h5", side=None, parameter_names=("Omega_m", "log10_ASN3"))
+    assert "not spread evenly" not in caplog.text
 
 
 def test_goes_on_after_a_kill(tmp_path, maps, table, monkeypatch, caplog):
