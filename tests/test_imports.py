@@ -60,8 +60,8 @@ def imports(source: str):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# Gradients of several networks at once need a tape, which Keras does not have.
-MAY_USE_TENSORFLOW = ("models/line_separator.py", "models/higlow.py")
+# A tape for several networks at once, and TensorFlow's batch normalisation, are not in Keras.
+MAY_USE_TENSORFLOW = ("models/line_separator.py", "models/higlow.py", "layers/batch_normalization.py")
 
 
 def violations(room: str, source: str):

@@ -22,7 +22,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_cosmo.export.request_checks import blank_rows, check_request
+from keras_cosmo.export.versions import versions
 from keras_cosmo.export.warmup import write_warmup_requests
+
+__all__ = ["Signature", "export_saved_model", "versions"]
 
 ASIDE_PREFIX = "aside-"
 # What a SavedModel can hold, to tell our unfinished exports from folders of other origin.
@@ -32,6 +36,9 @@ SAVED_MODEL_ITEMS = frozenset({"saved_model.pb", "variables", "assets", "assets.
 @dataclasses.dataclass(frozen=True)
 class Signature:
     """One function that a SavedModel offers.
+
+    The exported function refuses inputs whose shape is not that of ``inputs``, whose batches are empty or of unequal
+    length, and returns NaN in every row for which an input holds NaN or infinity; the other rows are not touched.
 
     Args:
         function: Takes one tensor per input, as keyword arguments, and returns a dict of tensors whose first
@@ -88,16 +95,10 @@ def export_saved_model(model, folder, signatures: dict, metadata: dict | None = 
                 raise
 
 
-def versions(folder) -> list[pathlib.Path]:
-    """Version folders under ``<base>/<name>``, lowest first; names that are no integers are not versions."""
-    folder = pathlib.Path(folder)
-    found = [path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name))
-
-
 def _trace(name, signature):
     def call(**inputs):
-        return signature.function(**inputs)
+        checked, finite = check_request(inputs, signature.inputs)
+        return {key: blank_rows(value, finite) for key, value in signature.function(**checked).items()}
 
     specs = {key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in signature.inputs.items()}
     function = tf.function(call, autograph=False).get_concrete_function(**specs)

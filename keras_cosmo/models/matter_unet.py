@@ -6,6 +6,8 @@ import math
 import keras
 from keras import layers
 
+from keras_cosmo.layers.batch_normalization import BatchNormalization
+from keras_cosmo.layers.cropping import Cropping2D
 from keras_cosmo.layers.periodic_padding import PeriodicPadding2D
 from keras_cosmo.models import arguments
 
@@ -205,7 +207,7 @@ def convolution_unit(
     """Convolution, batch normalisation and ReLU; ``block`` and ``number`` make the names of the layers."""
     name = f"{block}_convolution_{number}"
     x = convolution(x, filters, kernel_size, padding, policy, name=name, strides=strides, **options)
-    x = layers.BatchNormalization(
+    x = BatchNormalization(
         momentum=momentum, epsilon=epsilon, dtype=policy, name=f"{block}_batch_normalization_{number}"
     )(x)
     return layers.ReLU(dtype=policy, name=f"{block}_relu_{number}")(x)
@@ -286,4 +288,4 @@ def _upsample(x, filters, kernel_size, padding, policy, block):
         **uniform_start(filters * kernel_size**2),
     )(x)
     crop = (2 * before + margin, 2 * after + max(kernel_size - 2, 0) - margin)
-    return layers.Cropping2D((crop, crop), dtype=policy, name=f"{block}_cropping")(x)
+    return Cropping2D((crop, crop), dtype=policy, name=f"{block}_cropping")(x)

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from keras_cosmo.layers.batch_normalization import BatchNormalization
 from keras_cosmo.models import arguments
 
 ACTIVATIONS = ("tanh", "softplus", "linear")
@@ -212,7 +213,7 @@ def convolution(x, channels, kernel_size, strides, normalized, seed, policy, blo
 
 def batch_normalization(x, policy, block):
     """Batch normalisation with the constants of the original code."""
-    return layers.BatchNormalization(
+    return BatchNormalization(
         momentum=BATCH_NORMALIZATION_MOMENTUM,
         epsilon=BATCH_NORMALIZATION_EPSILON,
         dtype=policy,

@@ -1,0 +1,80 @@
+"""Sphinx settings: ``sphinx-build -W -b html docs build/docs`` makes the site, without a network."""
+
+import os
+import pathlib
+import re
+import sys
+
+# The reference is read from this clone; what it imports, TensorFlow among it, need not see a GPU.
+PACKAGE = pathlib.Path(__file__).parent.parent / "keras_cosmo"
+sys.path.insert(0, str(PACKAGE.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+from keras_cosmo import __version__  # noqa: E402
+
+project = "keras_cosmo"
+author = "The keras_cosmo authors"
+copyright = "The keras_cosmo authors"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["examples"]
+myst_heading_anchors = 3
+# Words in single backticks, in docstrings, are code.
+default_role = "code"
+
+html_theme = "furo"
+html_title = f"keras_cosmo {__version__}"
+html_copy_source = False
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+# Names such as "maps" are attributes of several classes; nothing is to be linked to one of them.
+suppress_warnings = ["ref.python"]
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Deviations", "notes_style")]
+
+
+def reference_pages(app, page, source):
+    """Put an entry for each module of a folder in the place of ``<!-- modules: folder -->``."""
+
+    def entries(match):
+        modules = sorted((PACKAGE / match[1]).glob("*.py"))
+        names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules]
+        return "\n".join(
+            f"## {name.removeprefix('keras_cosmo.')}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+            for name in names
+            if not name.endswith("__init__")
+        )
+
+    source[0] = re.sub("<!-- modules: (.*) -->", entries, source[0])
+
+
+def leave_out_imported(app, what, name, obj, skip, options):
+    """Functions of other packages are not part of the reference, though some do not say where they come from."""
+    module = getattr(obj, "__module__", None)
+    return True if isinstance(module, str) and module.split(".")[0] != "keras_cosmo" and callable(obj) else None
+
+
+def plain_text(app, what, name, obj, options, lines):
+    """Bars stand for absolute values, and lists follow their sentence without an empty line."""
+    result = []
+    for line in lines:
+        if re.match(r"\s*- ", line) and result and result[-1].strip() and not re.match(r"\s*- |\s{2,}", result[-1]):
+            result.append("")
+        result.append(re.sub(r"(?<![`\\])\|(?=\S)", r"\\|", line))
+    lines[:] = result
+
+
+def setup(app):
+    """Hooks of this site."""
+    app.connect("source-read", reference_pages)
+    app.connect("autodoc-skip-member", leave_out_imported)
+    app.connect("autodoc-process-docstring", plain_text)
