@@ -13,6 +13,9 @@ TRANSFORMS = {
     "log10-logit": ("low", "high"),
 }
 
+# Pixels that are transformed at a time.
+_BLOCK_PIXELS = 2**20
+
 
 def map_transform(name: str, constants=(), dtype=tf.float32) -> tfp.bijectors.Bijector:
     """Bijector from the units of a flow (``forward``) to physical maps, pixel by pixel.
@@ -53,34 +56,54 @@ def map_transform(name: str, constants=(), dtype=tf.float32) -> tfp.bijectors.Bi
     return tfp.bijectors.Chain([tfp.bijectors.Exp(), tfp.bijectors.Shift(first), tfp.bijectors.Scale(scale)])
 
 
-def transform_constants(name: str, maps, margin: float = 0.01) -> tuple[float, ...]:
-    """Constants of a transform from training maps.
+def transform_constants(name: str, maps, margin: float = 0.01, minimum: float = 0.0) -> tuple[float, ...]:
+    """Constants of a transform from training maps, which are read once, some 8 MiB at a time.
 
     Args:
         name: As in `map_transform`.
-        maps: Training maps in physical units, any shape.
+        maps: Training maps in physical units, any shape: an array, an open HDF5 dataset, or what is read when it is
+            sliced, such as `keras_cosmo.data.stored_maps.StoredMaps`. Memory does not depend on their number.
         margin: For "log10-logit", by which fraction of their range in log10 the bounds lie beyond the smallest and
             the largest pixel, which would otherwise become infinite. Defaults to 0.01.
+        minimum: Pixels below it count as it. Defaults to 0, which leaves all that have a logarithm as they are.
 
     Raises:
-        ValueError: If the name is unknown, or the maps are not positive and finite or constant.
+        ValueError: If the name is unknown, ``minimum`` is negative, or the maps are not positive and finite or
+            constant.
     """
     _check_name(name)
+    if not 0 <= minimum < math.inf:
+        raise ValueError(f"`minimum`: expected a finite number of at least 0, got {minimum!r}.")
     if name == "none":
         return ()
-    maps = np.asarray(maps)
-    bad = int(np.count_nonzero(~(np.isfinite(maps) & (maps > 0))))
-    if bad or not maps.size:
+    bad = size = count = 0
+    mean = squares = 0.0
+    low, high = math.inf, -math.inf
+    for block in _blocks(maps):
+        size += block.size
+        with np.errstate(invalid="ignore"):
+            block = np.where(block < minimum, minimum, block)
+            bad += int(np.count_nonzero(~(np.isfinite(block) & (block > 0))))
+        # What is wrong is counted in all maps; nothing else matters any more.
+        if bad or not block.size:
+            continue
+        logarithm = np.log10(block.astype(np.float64))
+        low, high = min(low, float(logarithm.min())), max(high, float(logarithm.max()))
+        # The moments of all blocks together (Chan, Golub & LeVeque 1983).
+        block_mean = float(logarithm.mean())
+        difference, together = block_mean - mean, count + block.size
+        squares += float(np.square(logarithm - block_mean).sum()) + difference**2 * count * block.size / together
+        mean += difference * block.size / together
+        count = together
+    if bad or not size:
         raise ValueError(
-            f"`maps`: {bad} of {maps.size} pixels are not finite and positive, of which log10 cannot be taken. Leave "
+            f"`maps`: {bad} of {size} pixels are not finite and positive, of which log10 cannot be taken. Leave "
             f'such maps out, add a small constant, or use the transform "none".'
         )
-    logarithm = np.log10(maps.astype(np.float64))
-    low, high = float(logarithm.min()), float(logarithm.max())
     if not low < high:
-        raise ValueError(f"`maps`: all {maps.size} pixels equal {10**low:g}; they cannot be normalised.")
+        raise ValueError(f"`maps`: all {size} pixels equal {10**low:g}; they cannot be normalised.")
     if name == "log10-standardise":
-        return float(logarithm.mean()), float(logarithm.std())
+        return mean, math.sqrt(squares / count)
     if name == "log10-logit":
         low, high = low - margin * (high - low), high + margin * (high - low)
     return low, high
@@ -103,6 +126,18 @@ def check_transform(name: str, constants) -> tuple[float, ...]:
     if expected == ("mean", "standard_deviation") and values[1] <= 0:
         raise ValueError(f"`transform_constants`: expected a positive standard deviation, got {values[1]}.")
     return values
+
+
+def _blocks(maps):
+    """Arrays of bounded size that hold all maps."""
+    if not hasattr(maps, "shape"):
+        maps = np.asarray(maps)
+    if not maps.shape:
+        yield np.asarray(maps)
+        return
+    step = max(1, _BLOCK_PIXELS // max(1, math.prod(maps.shape[1:])))
+    for start in range(0, maps.shape[0], step):
+        yield np.asarray(maps[start : start + step])
 
 
 def _check_name(name):

@@ -20,13 +20,17 @@ import json
 import logging
 import os
 import pathlib
+import tempfile
 import threading
+import time
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 
 import h5py
 import numpy as np
 
 from keras_cosmo.data.database_writer import PARTIAL_SUFFIX, write_database
+from keras_cosmo.data.stored_maps import StoredMaps
 from keras_cosmo.quantities import MapField, Parameter
 
 __all__ = ["Database", "Scan", "write_database"]
@@ -35,6 +39,14 @@ logger = logging.getLogger(__name__)
 
 ROOT_ITEMS = ("maps", "parameters", "simulation", "finished")
 SCAN_BLOCK_BYTES = 8 * 2**20
+
+# What a scan found of files of this size is kept beside them: smaller ones are read anew within seconds.
+REMEMBERED_BYTES = 2**30
+SCAN_SUFFIX = ".scan.npz"
+SCAN_VERSION = 1
+# A file that changed so shortly before it was scanned could change again without another time stamp.
+SETTLED_SECONDS = 2.0
+SCAN_ARRAYS = ("mean", "squared_deviations", "minimum", "maximum")
 
 # HDF5 itself is not thread-safe beyond its own lock; chunked files are read by one thread at a time.
 _h5py_lock = threading.Lock()
@@ -171,6 +183,21 @@ class Database:
             self._raise_not_finite(field, indices, maps)
         return maps
 
+    def stored(
+        self, field: str, indices: Sequence[int] | np.ndarray | None = None, check_finite: bool = False
+    ) -> StoredMaps:
+        """Some maps of one field, or all, that are read when they are sliced; see `StoredMaps`.
+
+        Args:
+            field: Name of the field.
+            indices: Map indices, in any order, repeats allowed; None for all maps.
+            check_finite: Whether a pixel that is not finite is an error when it is read.
+
+        Raises:
+            ValueError: If the field or an index does not exist.
+        """
+        return StoredMaps(self, field, np.arange(self.n_maps) if indices is None else indices, check_finite)
+
     def memory_map(self, field: str) -> np.memmap:
         """All maps of one field as the file holds them, read on demand: ``(n_maps, *shape)``, not writable.
 
@@ -242,7 +269,11 @@ class Database:
         """Read every map once: moments of each map, a check that all pixels are finite, and a fingerprint.
 
         Memory stays below 64 MiB for contiguous files, whatever the size of the maps; chunked files need one
-        whole map more.
+        whole map more. What was found of a file of 1 GiB or more is kept in ``<file>.scan.npz`` beside it, if that can
+        be written, and taken from there as long as the file has the same size, inode, and times of modification and of
+        the last change of anything about it. The last one is set by the system whenever the file is written to, and
+        copies of the file have another. What neither shows is a medium that returns other bytes than were written:
+        delete the small file to have the large one read again.
 
         Args:
             progress: Called as ``progress(done, total)`` with pixels of all fields.
@@ -250,6 +281,15 @@ class Database:
         Raises:
             ValueError: If a pixel is not finite; names the field, the map and the simulation.
         """
+        stamp = self._stamp()
+        if known := self._remembered(stamp):
+            logger.info("%s was read before and has not changed since.", self.path)
+            return known
+        scan = self._scan(progress)
+        self._remember(scan, stamp)
+        return scan
+
+    def _scan(self, progress: Callable[[int, int], None] | None) -> Scan:
         digest = hashlib.sha256()
         total = sum(self.n_maps * storage.pixels for storage in self._storage.values())
         done = 0
@@ -264,13 +304,14 @@ class Database:
             maximum[field] = np.full(self.n_maps, -np.inf)
             seen = np.zeros(self.n_maps)
             for maps, pixels in self._scan_blocks(field, storage):
-                digest.update(pixels.astype("<f4", copy=False).tobytes())
+                digest.update(memoryview(np.ascontiguousarray(pixels, "<f4")).cast("B"))
                 block = pixels.astype(np.float64)
                 block_mean = block.mean(axis=1)
                 if not np.isfinite(block_mean).all():
                     self._raise_not_finite(field, maps, block)
-                minimum[field][maps] = np.minimum(minimum[field][maps], block.min(axis=1))
-                maximum[field][maps] = np.maximum(maximum[field][maps], block.max(axis=1))
+                # Of float32, which is half as much to go through.
+                minimum[field][maps] = np.minimum(minimum[field][maps], pixels.min(axis=1))
+                maximum[field][maps] = np.maximum(maximum[field][maps], pixels.max(axis=1))
                 block -= block_mean[:, None]
                 block_squared = np.einsum("mp,mp->m", block, block)
                 size = block.shape[1]
@@ -287,6 +328,57 @@ class Database:
         digest.update(self.parameter_values.astype("<f8").tobytes())
         digest.update(self.simulation.astype("<i8").tobytes())
         return Scan(count, mean, squared_deviations, minimum, maximum, f"sha256:{digest.hexdigest()}")
+
+    def _stamp(self) -> dict[str, int] | None:
+        """What changes whenever the file does; None for a small file, or one that changed just now."""
+        os.close(self._open())
+        status = self.path.stat()
+        if status.st_size < REMEMBERED_BYTES or abs(time.time() - status.st_ctime) < SETTLED_SECONDS:
+            return None
+        stamp = {name: getattr(status, f"st_{name}") for name in ("size", "mtime_ns", "ctime_ns", "ino")}
+        return {"version": SCAN_VERSION, **stamp}
+
+    def _remembered(self, stamp: dict[str, int] | None) -> Scan | None:
+        """What an earlier scan found, if the file is still the same; None otherwise."""
+        if stamp is None:
+            return None
+        try:
+            # Opened here, as numpy.load leaves a damaged file open.
+            with self._scan_path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                header = json.loads(str(kept["header"]))
+                if header["stamp"] != stamp:
+                    return None
+                found = {name: {field: kept[f"{name}/{field}"] for field in self.fields} for name in SCAN_ARRAYS}
+                return Scan(header["count"], **found, fingerprint=header["fingerprint"])
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            # Missing, cut off or of something else: the file itself is there to be read.
+            return None
+
+    def _remember(self, scan: Scan, stamp: dict[str, int] | None) -> None:
+        """Keep what was found beside the file, if it did not change meanwhile and there is room."""
+        if stamp is None or stamp != self._stamp():
+            return
+        header = {"stamp": stamp, "count": scan.count, "fingerprint": scan.fingerprint}
+        arrays = {f"{name}/{field}": getattr(scan, name)[field] for name in SCAN_ARRAYS for field in self.fields}
+        aside = None
+        try:
+            # Of a name of its own, as several workers may scan one file.
+            with tempfile.NamedTemporaryFile(
+                dir=self.path.parent, prefix=self.path.name, suffix=".partial", delete=False
+            ) as file:
+                aside = pathlib.Path(file.name)
+                np.savez(file, header=json.dumps(header), **arrays)
+            # Whoever may read the database may read this.
+            aside.chmod(self.path.stat().st_mode & 0o666)
+            aside.replace(self._scan_path)
+        except OSError as error:
+            logger.debug("%s could not be written (%s); the database is read again next time.", self._scan_path, error)
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+
+    @property
+    def _scan_path(self) -> pathlib.Path:
+        return self.path.with_name(self.path.name + SCAN_SUFFIX)
 
     def _read_structure(self, file: h5py.File) -> None:
         self.attributes = {name: _plain(value) for name, value in sorted(file.attrs.items())}

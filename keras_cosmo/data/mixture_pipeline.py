@@ -8,6 +8,7 @@ import scipy.fft
 from keras_cosmo.data.augmentation import Augmentation
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.pipeline import AUGMENTATION_STREAM, ORDER_STREAM, MapPipeline
+from keras_cosmo.data.step_pipeline import ALL_ROWS
 
 PAIRINGS = ("random", "fixed")
 """Ways to combine maps of different components into one observation."""
@@ -113,23 +114,24 @@ class MixturePipeline(MapPipeline):
         """Maps of the first component in one training step, ``(batch_size,)``."""
         return self.component_indices(step)[0]
 
-    def load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def load(self, step: int, rows: slice = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
         """Observed maps ``(batch_size, height, width)`` and components ``(..., n_components)`` of one training step."""
         step = int(step)
         parts = []
-        for number, indices in enumerate(self.component_indices(step)):
+        for number, indices in enumerate(self.component_indices(step)[:, rows]):
             maps = self._read(self.components[number], indices)
             if self.augment is not None:
                 key = [AUGMENTATION_STREAM, int(self.seed), step]
                 key += [number] if self.pairing == "random" else []
-                maps = self._checked(self.augment(maps, np.random.default_rng(key)), maps.shape)
+                maps = self._transformed(maps, key, rows)
             parts.append(maps)
         targets = np.stack(parts, axis=-1) * self.amplitudes
         if self.amplitude_scatter:
             generator = np.random.default_rng([AMPLITUDE_STREAM, int(self.seed), step])
-            factors = np.exp(self.amplitude_scatter * generator.standard_normal((len(targets), len(self.components))))
-            targets *= factors[:, None, None].astype(np.float32)
-        return self._observe(targets, [np.random.default_rng([NOISE_STREAM, int(self.seed), step])]), targets
+            draws = generator.standard_normal((self.batch_size, len(self.components)))[rows]
+            targets *= np.exp(self.amplitude_scatter * draws)[:, None, None].astype(np.float32)
+        generator = np.random.default_rng([NOISE_STREAM, int(self.seed), step])
+        return self._observe(targets, [generator], self.batch_size, rows), targets
 
     def _pairs(self, positions):
         """Rows of the database, for evaluation."""
@@ -139,19 +141,22 @@ class MixturePipeline(MapPipeline):
             np.random.default_rng([EVALUATION_NOISE_STREAM, int(self.seed), int(index)])
             for index in self.indices[positions]
         ]
-        return self._observe(targets, generators), targets
+        return self._observe(targets, generators, 1), targets
 
-    def _observe(self, targets, generators):
-        """The sum of the components with background and noise; one generator for all maps, or one for each."""
+    def _observe(self, targets, generators, drawn, rows=ALL_ROWS):
+        """The sum of the components with background and noise.
+
+        There is one generator for all maps, or one for each. Each draws for ``drawn`` maps, of which ``rows`` are here.
+        """
         # Summed in float64, so that the order of the components does not matter.
         observed = targets.sum(axis=-1, dtype=np.float64)
         if self.noise or self.background:
             for maps, generator in zip(np.array_split(observed, len(generators)), generators, strict=True):
                 if self.background:
-                    levels = 1.0 + self.background_scatter * generator.standard_normal(len(maps))
+                    levels = 1.0 + self.background_scatter * generator.standard_normal(drawn)[rows]
                     maps += self.background * levels[:, None, None]
                 if self.noise:
-                    maps += self.noise * self._smooth(generator.standard_normal(maps.shape))
+                    maps += self.noise * self._smooth(generator.standard_normal((drawn, *maps.shape[1:]))[rows])
         return observed.astype(np.float32)
 
     def _smooth(self, noise):
@@ -171,8 +176,3 @@ class MixturePipeline(MapPipeline):
         epoch, component = epoch_and_component
         generator = np.random.default_rng([ORDER_STREAM, int(self.seed), epoch, component])
         return generator.permutation(len(self.indices))
-
-    def _checked(self, result, shape):
-        if result.shape != shape:
-            raise ValueError(f"augment: expected maps of shape {shape} back, got {result.shape}.")
-        return np.ascontiguousarray(result, np.float32)

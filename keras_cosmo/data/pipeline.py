@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_cosmo.data.augmentation import Augmentation, square_symmetry
 from keras_cosmo.data.database import Database
-from keras_cosmo.data.step_pipeline import ORDER_STREAM, StepPipeline
+from keras_cosmo.data.step_pipeline import ALL_ROWS, ORDER_STREAM, StepPipeline
 
 PARAMETERS = "parameters"
 # First word of the seed, beside that of the order.
@@ -88,13 +88,13 @@ class MapPipeline(StepPipeline):
         """Maps of one training step, ``(batch_size,)``."""
         return self.indices[self._positions(step)]
 
-    def load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of one training step, float32, as NumPy arrays."""
-        maps, targets = self._pairs(self._positions(step))
+    def load(self, step: int, rows: slice = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one training step, or of some rows of it, float32, as NumPy arrays."""
+        maps, targets = self._pairs(self._positions(step)[rows])
         if self.augment is not None:
-            maps = self._augmented(maps, step)
+            maps = self._augmented(maps, step, rows)
             if self.targets != PARAMETERS:
-                targets = self._augmented(targets, step)
+                targets = self._augmented(targets, step, rows)
         return maps, targets
 
     def _pairs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,12 +118,20 @@ class MapPipeline(StepPipeline):
         if len(np.unique(8 * self.indices.astype(np.int64) + self.symmetries)) != len(self.indices):
             raise ValueError("symmetries: expected every map in every symmetry once at most, got repeats.")
 
-    def _augmented(self, maps: np.ndarray, step: int) -> np.ndarray:
-        generator = np.random.default_rng([AUGMENTATION_STREAM, int(self.seed), int(step)])
-        result = self.augment(maps, generator)
-        if result.shape != maps.shape:
-            raise ValueError(f"augment: expected maps of shape {maps.shape} back, got {result.shape}.")
-        return np.ascontiguousarray(result, np.float32)
+    def _augmented(self, maps: np.ndarray, step: int, rows: slice) -> np.ndarray:
+        return self._transformed(maps, [AUGMENTATION_STREAM, int(self.seed), int(step)], rows)
+
+    def _transformed(self, maps: np.ndarray, key: list[int], rows: slice) -> np.ndarray:
+        """Rows of a batch, augmented with the random numbers that belong to them."""
+        batch = maps
+        if rows != ALL_ROWS:
+            # What is drawn depends on the size of the batch. Zeros in place of the maps of others cost next to nothing.
+            batch = np.zeros((self.batch_size, *maps.shape[1:]), maps.dtype)
+            batch[rows] = maps
+        result = self.augment(batch, np.random.default_rng(key))
+        if result.shape != batch.shape:
+            raise ValueError(f"augment: expected maps of shape {batch.shape} back, got {result.shape}.")
+        return np.ascontiguousarray(result[rows], np.float32)
 
     def _read(self, source: str | tuple[str, ...], indices: np.ndarray) -> np.ndarray:
         if source == PARAMETERS:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.sky_areas import SkyArea
 from keras_cosmo.data.sky_masks import MASKED_BELOW, cutout_shares
-from keras_cosmo.data.step_pipeline import StepPipeline
+from keras_cosmo.data.step_pipeline import ALL_ROWS, StepPipeline
 from keras_cosmo.gnomonic import GnomonicGrid
 
 logger = logging.getLogger(__name__)
@@ -222,9 +222,9 @@ class SkyPipeline(StepPipeline):
         rounds = (generator for _ in range(self.batch_size * 10 * ONE_IN))
         return _draw(self._maps()[2], self.cutouts.source, self.grid, self.batch_size, size, rounds)
 
-    def load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def load(self, step: int, rows: slice = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
         """HI ``(batch_size, side, side, n_channels)`` and targets ``(batch_size, side, side, 2)`` of one step."""
-        return self._cut(self.step_cutouts(step))
+        return self._cut(self.step_cutouts(step)[rows])
 
     def _pairs(self, positions):
         return self._cut(self.cutouts[positions])

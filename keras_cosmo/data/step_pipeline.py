@@ -12,6 +12,7 @@ PARALLEL_CALLS = 4
 PREFETCHED_BATCHES = 2
 # First word of the seed, so that the order draws from a stream of its own.
 ORDER_STREAM = 0
+ALL_ROWS = slice(None)
 
 
 class StepPipeline:
@@ -19,6 +20,8 @@ class StepPipeline:
 
     Every epoch goes through a fresh permutation of the examples, from which whole batches are taken. Training can go on
     at any step exactly as if it had never stopped, without any saved state, and at most six batches are in memory.
+
+    Several workers can share a step: each makes its own rows of the one batch that a single process would make.
 
     A subclass has ``input_shape`` and ``target_shape``, the shapes of one example, `load` for a step of training, and
     `_pairs` for given examples.
@@ -58,36 +61,56 @@ class StepPipeline:
         self.__dict__.update(state)
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
-    def load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of one training step, float32, as NumPy arrays."""
+    def load(self, step: int, rows: slice = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of one training step, float32, as NumPy arrays.
+
+        Args:
+            step: Counted from the begin of the training.
+            rows: Which rows of the batch to make; they are the same whatever other rows are made.
+        """
         raise NotImplementedError
 
-    def training(self, start_step: int, total_steps: int) -> tf.data.Dataset:
-        """Batches of steps ``start_step`` to ``total_steps - 1``.
+    def training(self, start_step: int, total_steps: int, part: int = 0, parts: int = 1) -> tf.data.Dataset:
+        """Batches of steps ``start_step`` to ``total_steps - 1``, or one part of each.
 
         Args:
             start_step: First step, counted from the begin of the training.
             total_steps: Step at which the training ends.
+            part: Which part of every batch, from 0.
+            parts: Into how many parts of equal size, in the order of its rows, every batch is divided.
 
         Returns:
-            Dataset of ``(inputs, targets)``, float32, with static shapes ``(batch_size, *input_shape)`` and
-            ``(batch_size, *target_shape)``.
+            Dataset of ``(inputs, targets)``, float32, with static shapes ``(batch_size // parts, *input_shape)`` and
+            ``(batch_size // parts, *target_shape)``.
 
         Raises:
-            ValueError: If not ``0 <= start_step <= total_steps``.
+            ValueError: If not ``0 <= start_step <= total_steps``, or the batch cannot be divided like that.
         """
         if not 0 <= start_step <= total_steps:
             raise ValueError(
                 f"start_step, total_steps: expected 0 <= start_step <= total_steps, got {start_step}, {total_steps}."
             )
-        return self._dataset(start_step, total_steps, self.load, self.batch_size)
+        _check_part(part, parts)
+        if self.batch_size % parts:
+            raise ValueError(
+                f"batch_size: {self.batch_size} {self.examples} per step cannot be divided among {parts} workers. "
+                f"Choose a multiple of {parts}."
+            )
+        if parts == 1:
+            return self._dataset(range(start_step, total_steps), self.load, self.batch_size)
+        size = self.batch_size // parts
+        load = functools.partial(self.load, rows=slice(part * size, (part + 1) * size))
+        return self._dataset(range(start_step, total_steps), load, size)
 
-    def evaluation(self, batch_size: int | None = None) -> tf.data.Dataset:
+    def evaluation(self, batch_size: int | None = None, part: int = 0, parts: int = 1) -> tf.data.Dataset:
         """All examples once, in their given order, without augmentation; the last batch may be smaller.
 
         Args:
             batch_size: Examples per batch; None takes that of the training.
+            part: From 0; only batches ``part``, ``part + parts``, ``part + 2 * parts`` and so on are made.
+            parts: Among how many workers the batches, which are the same for any number, are dealt out.
         """
+        _check_part(part, parts)
         size = self.batch_size if batch_size is None else int(batch_size)
         if size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}.")
@@ -97,13 +120,13 @@ class StepPipeline:
             return self._pairs(np.arange(int(step) * size, stop))
 
         batches, rest = divmod(self.count, size)
-        return self._dataset(0, batches + bool(rest), load, None if rest else size)
+        return self._dataset(range(part, batches + bool(rest), parts), load, None if rest else size)
 
     def _pairs(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of the examples at given places in their order."""
         raise NotImplementedError
 
-    def _dataset(self, start: int, stop: int, load, batch: int | None) -> tf.data.Dataset:
+    def _dataset(self, steps: range, load, batch: int | None) -> tf.data.Dataset:
         def load_batch(step):
             # Declared stateless, which it is: a stateful function would lose its parallel calls under
             # tf.config.experimental.enable_op_determinism.
@@ -115,8 +138,7 @@ class StepPipeline:
 
         options = tf.data.Options()
         options.deterministic = True
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        dataset = tf.data.Dataset.range(start, stop)
+        dataset = tf.data.Dataset.range(steps.start, steps.stop, steps.step)
         dataset = dataset.map(load_batch, num_parallel_calls=PARALLEL_CALLS, deterministic=True)
         return dataset.prefetch(PREFETCHED_BATCHES).with_options(options)
 
@@ -127,3 +149,8 @@ class StepPipeline:
         """Places of the examples of one training step."""
         epoch, place = divmod(int(step), self.steps_per_epoch)
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+def _check_part(part, parts):
+    if not 0 <= part < parts:
+        raise ValueError(f"part, parts: expected 0 <= part < parts, got {part}, {parts}.")

@@ -74,8 +74,9 @@ class GaussianField:
         """Fit to training maps.
 
         Args:
-            maps: Positive maps ``(n, height, width)`` in physical units, an array or an open HDF5 dataset, which is
-                read once in batches.
+            maps: Positive maps ``(n, height, width)`` in physical units: an array, an open HDF5 dataset, or what is
+                read when it is sliced, such as `keras_cosmo.data.stored_maps.StoredMaps`. They are read once, in
+                batches; what is kept of each is its power in every annulus.
             parameters: Parameters of each map, ``(n, n_parameters)``.
 
         Returns:

@@ -372,5 +372,7 @@ def _open_pixels(mask, nside: int, skies: np.ndarray) -> np.ndarray:
         raise ValueError(f"mask: expected a row for sky {skies[-1]}, got {len(mask)} rows.")
     # Each counted pixel goes by the pixel of the mask that its centre lies in: no averaging blurs the border.
     found = healpy.vec2pix(healpy.npix2nside(mask.shape[-1]), *healpy.pix2vec(nside, np.arange(pixels)))
-    rows = mask[skies] if mask.ndim == 2 else np.broadcast_to(mask, (len(skies), mask.shape[-1]))
-    return rows[:, found] >= 0.5
+    if mask.ndim == 1:
+        return np.broadcast_to(mask[found] >= 0.5, (len(skies), pixels))
+    # One sky at a time: masks can be maps in a file, larger than the memory together.
+    return np.stack([mask[sky][found] >= 0.5 for sky in skies])

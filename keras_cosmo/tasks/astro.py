@@ -55,6 +55,8 @@ PRESETS = {
     "paper": PAPER,
 }
 
+BASELINE_MAPS = 100_000
+"""Most training maps that the baseline is fitted to, evenly spread over the part; each costs it 0.3 kB of memory."""
 SALIENCY_MAPS = 128
 """Most test maps whose saliency is measured, one of each simulation."""
 SHOWN_MAPS = 3
@@ -301,9 +303,10 @@ class AstroTask(CoevalTask):
         """Ridge regression on summary statistics, fitted on the training part."""
         import numpy as np
 
+        from keras_cosmo.data.stored_maps import evenly_spread
         from keras_cosmo.models.map_statistics_ridge import MapStatisticsRidge
 
-        database, training = prepared.database, np.unique(prepared.training.indices)
+        database, training = prepared.database, evenly_spread(np.unique(prepared.training.indices), BASELINE_MAPS)
         ridge = MapStatisticsRidge()
         batches = self.pipeline(preset, database, training).evaluation()
         features = ridge.features_from_batches(images.numpy() for images, _ in batches)

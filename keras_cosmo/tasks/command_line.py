@@ -8,7 +8,7 @@ import re
 import sys
 
 from keras_cosmo.tasks.presets import Parser, add_preset_flags, fail
-from keras_cosmo.tasks.settings import PRECISIONS, RunSettings, settings_from
+from keras_cosmo.tasks.settings import PRECISIONS, WORKERS_FROM, RunSettings, settings_from
 
 logger = logging.getLogger(__name__)
 
@@ -17,38 +17,57 @@ def main(task, argv=None) -> int:
     """Run a task from the command line.
 
     Returns:
-        Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
+        Exit status: 0 done, 1 failed with one line that says why, 2 wrong usage, 75 a worker was lost and --resume
+        goes on, 130 stopped by Ctrl-C or SIGTERM.
     """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
+    prepare_process()
     try:
         arguments = vars(parser(task).parse_args(argv))
         summary = arguments.pop("summary", False)
         settings = settings_from(task, arguments, check=not summary)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
+
+    def start():
         if summary:
             print_summary(task, settings)
-        else:
-            from keras_cosmo.tasks.run import check_files
+            return 0
+        from keras_cosmo.tasks.run import check_files
 
-            check_files(task, settings)
-            task.run(settings, progress=True)
+        check_files(task, settings)
+        if settings.workers != 1:
+            from keras_cosmo.tasks.workers import train_with_workers
+
+            return train_with_workers(task, settings)
+        task.run(settings, progress=True)
+        return 0
+
+    return attempt(start, settings)
+
+
+def prepare_process() -> None:
+    """Messages of this package to standard error, and none of TensorFlow's."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("keras_cosmo").setLevel(logging.INFO)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def attempt(action, settings: RunSettings) -> int:
+    """Exit status of an action, after one line that says what went wrong if anything did."""
+    try:
+        return action()
     except KeyboardInterrupt as error:
         begun = (settings.out / "config.json").exists()
         hint = "Continue with the same command and --resume." if begun else "Nothing was trained yet."
         return fail(str(error) or f"stopped. {hint}", 130)
     except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
         logger.debug("Traceback", exc_info=True)
-        return fail(str(error))
+        return fail(str(error), getattr(error, "exit_status", 1))
     except Exception as error:
         # TensorFlow has exceptions of its own, which wrap ours; everything else is a defect and keeps its traceback.
         if not type(error).__module__.startswith("tensorflow"):
             raise
         return fail(innermost(str(error)))
-    return 0
 
 
 def innermost(message: str) -> str:
@@ -125,6 +144,14 @@ def parser(task) -> Parser:
     )
     result.add_argument("--simulation-workers", type=int, help="processes that simulate [all cores]")
     result.add_argument("--checkpoint-seconds", type=float, help="seconds between checkpoints [30]")
+    result.add_argument(
+        "--workers",
+        type=lambda text: int(text) if text.isdecimal() else text,
+        metavar="N",
+        help=f"processes of this machine that share every update, or {', '.join(WORKERS_FROM)} for several machines "
+        "(docs/cluster.md) [1]",
+    )
+    result.add_argument("--worker-timeout", type=float, help="seconds to wait for all workers at the start [600]")
     result.add_argument(
         "--summary",
         action="store_true",

@@ -210,7 +210,7 @@ class HIGlowTask(Task):
             )
         training = split.maps("train", database.simulation)
         augment = augment_periodic_squares if preset.symmetries == "random" else None
-        constants = transform_constants(preset.transform, database.read(field, training))
+        constants = transform_constants(preset.transform, database.stored(field, training))
         if preset.transform == "log10-logit":
             low, high = 10.0 ** np.array(constants)
             outside = int(((scan.minimum[field] <= low) | (scan.maximum[field] >= high)).sum())

@@ -19,7 +19,7 @@ KEYS = {
 LEVELS = (0.5, 0.68, 0.95)
 LIKELIHOOD_BATCH = 400
 # Maps of each of so many test simulations whose nearest training maps are looked for, among so many.
-NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 16, 2, 20000
+NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 16, 2, 12000
 # Relative; beyond it samples and densities no longer belong together.
 LARGEST_INVERSION_ERROR = 1e-3
 FEW_SAMPLES = 100
@@ -38,7 +38,7 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     parameters = database.parameters
     training = split.maps("train", database.simulation)
     field = task.field(database)
-    training_maps, training_parameters = database.read(field, training), database.targets(training)
+    training_maps, training_parameters = database.stored(field, training), database.targets(training)
     gaussian = GaussianField(degree_of(len(split.train), len(parameters))).fit(training_maps, training_parameters)
     chosen = {part: task.chosen(preset, prepared, part) for part in ("validation", "test")}
     likelihoods = {
@@ -171,19 +171,20 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
     import keras
     import numpy as np
 
+    from keras_cosmo.bijectors.map_transform import transform_constants
     from keras_cosmo.data.augmentation import augment_periodic_squares
     from keras_cosmo.losses import MomentLoss
     from keras_cosmo.models.moment_network import MomentNetwork
 
-    logarithm = np.log10(np.maximum(maps, 1e-10))
+    mean, deviation = transform_constants("log10-standardise", maps, minimum=1e-10)
     known = prepared.database.parameters
     network = MomentNetwork(
         maps.shape[1:],
         [parameter.name for parameter in known],
         [parameter.low for parameter in known],
         [parameter.high for parameter in known],
-        input_mean=float(logarithm.mean()),
-        input_standard_deviation=float(logarithm.std()),
+        input_mean=float(mean),
+        input_standard_deviation=float(deviation),
         widths=moment_widths(maps.shape[1]),
         seed=seed,
     )
@@ -256,10 +257,12 @@ def generate(preset, model, gaussian, prepared, task, seed) -> dict:
 
 def compare_samples(preset, samples, database, training) -> dict:
     """Spectra, pixels and nearest training maps of generated and unseen maps."""
+    from keras_cosmo.bijectors.map_transform import transform_constants
     from keras_cosmo.statistics import map_samples
 
     # Ten times beyond what the training maps hold is no map of theirs.
-    limits = {"low": float(training.min()) / 10.0, "high": float(training.max()) * 10.0}
+    lowest, highest = transform_constants("log10-minmax", training)
+    limits = {"low": 10.0 ** (lowest - 1.0), "high": 10.0 ** (highest + 1.0)}
     ids = samples["simulation"], samples["generated_simulation"]
     result = {"check": {}, "spectra": {}, "by_simulation": {}, "pixels": {}, "moments": {}}
     for name in (FLOW, FIELD):

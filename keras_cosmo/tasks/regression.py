@@ -95,6 +95,8 @@ PRESETS = {
 
 PARAMETERS = ("zeta", "log10_L_X", "log10_T_vir", "E_0")
 BASELINE_BINS = 64
+BASELINE_MAPS = 100_000
+"""Most training maps that the baseline is fitted to, evenly spread over the part; each costs it 1 kB of memory."""
 RESIDUAL_BINS = 20
 
 
@@ -329,7 +331,7 @@ class RegressionTask(Task):
                 tables["averaged_predictions"][f"{name}_standard_error"] = average.standard_error[:, index]
         baseline = self.baseline(prepared)
         baseline_predicted = baseline.predict(
-            baseline.features_from_batches(self._batches(database, all_images[scored]))
+            baseline.features_from_batches(database.stored(self.field, all_images[scored]).batches())
         )
         metrics |= {
             f"baseline/{name}": value
@@ -364,17 +366,15 @@ class RegressionTask(Task):
                 columns["scatter"] += bins.standard_deviation.tolist()
         return columns
 
-    def _batches(self, database, indices, size=64):
-        return (database.read(self.field, indices[start : start + size]) for start in range(0, len(indices), size))
-
     def baseline(self, prepared):
         """Ridge regression on the global signal and its scatter, fitted on the training part."""
+        from keras_cosmo.data.stored_maps import evenly_spread
         from keras_cosmo.models.baselines import GlobalSignalRidge
 
         database = prepared.database
-        training = prepared.split.maps("train", database.simulation)
+        training = evenly_spread(prepared.split.maps("train", database.simulation), BASELINE_MAPS)
         ridge = GlobalSignalRidge(bins=min(BASELINE_BINS, database.fields[self.field].shape[1]))
-        features = ridge.features_from_batches(self._batches(database, training))
+        features = ridge.features_from_batches(database.stored(self.field, training).batches())
         return ridge.fit(features, database.targets(training), database.simulation[training])
 
     def score_table(self, metrics, parameters):

@@ -57,10 +57,8 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
             f"keras_cosmo needs Keras on TensorFlow, got backend {keras.backend.backend()!r}: set "
             "KERAS_BACKEND=tensorflow."
         )
-    import tensorflow as tf
-
     from keras_cosmo.data.database import Database
-    from keras_cosmo.training.trainer import Trainer
+    from keras_cosmo.tasks.train import train
 
     before = read_config(settings.out, task.name) if settings.resume else None
     start = read_config(settings.start_from, *task.starts_from) if settings.start_from and not before else None
@@ -80,6 +78,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
     config = {
         "task": task.name,
         "settings": settings.to_json(),
+        "workers": settings.team.count if settings.team else 1,
         "data": {
             "path": str(database.path.resolve()),
             "fingerprint": prepared.fingerprint,
@@ -94,29 +93,13 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
         "versions": package_versions(),
     }
 
-    if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(settings.seed)
-    model = task.model(settings.preset, database, prepared.normalization, settings.precision)
-    trainer = Trainer(model, settings.out, progress=progress, checkpoint_seconds=settings.checkpoint_seconds)
-    if settings.start_from and not trainer.has_checkpoint:
-        task.copy_start(settings.start_from / "model.keras", model)
-        logger.info(
-            "Start: the network of %s, normalisation %s.",
-            settings.start_from,
-            "refitted on the new training part" if normalization_from == "training part" else "kept",
-        )
-    callbacks = task.callbacks(settings.preset)
-    # Only now, when everything could be built: a run that could not begin leaves no folder that blocks the next try.
-    settings.out.mkdir(parents=True, exist_ok=True)
-    _write(settings.out / "config.json", json.dumps(config, indent=2) + "\n")
-    history = trainer.fit(
-        prepared.training,
-        prepared.validation.evaluation(),
-        epochs=settings.preset.epochs,
-        callbacks=callbacks,
-        resume=settings.resume,
-    )
+    def begin():
+        # Only when everything could be built: a run that could not begin leaves no folder that blocks the next try.
+        settings.out.mkdir(parents=True, exist_ok=True)
+        _write(settings.out / "config.json", json.dumps(config, indent=2) + "\n")
+
+    model, trainer = train(task, settings, prepared, normalization_from, begin, progress)
+    history = trainer.history
     if trainer.interrupted is not None:
         if trainer.interrupted.name == "SIGTERM":
             raise KeyboardInterrupt
@@ -126,7 +109,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
         logger.info("This run is finished: see %s. Nothing was trained or exported.", settings.out / "report.html")
         return measured
     if trainer.best_weights.exists() and task.keeps_best(settings.preset):
-        trainer.load_best()
+        trainer.load_best(model)
     task.finalize(settings.preset, model, prepared)
     return finish(task, settings, model, prepared, history, config)
 

@@ -405,11 +405,10 @@ class SeparationTask(Task):
 
     def test_pipeline(self, preset, prepared, most=None, **options):
         """Batches of the test part (of ``most`` maps, spread over it), and its maps."""
-        import numpy as np
+        from keras_cosmo.data.stored_maps import evenly_spread
 
         maps = prepared.split.maps("test", prepared.database.simulation)
-        if most is not None and len(maps) > most:
-            maps = maps[len(maps) * np.arange(most) // most]
+        maps = maps if most is None else evenly_spread(maps, most)
         # Evaluation noise depends on the map only, so the seed need not be that of the run.
         return self.pipeline(preset, prepared.database, maps, 0, **options), maps
 

@@ -314,7 +314,7 @@ def spectra_figures(task, preset, prepared, arrays, members=()) -> dict:
     unsmoothed = None
     if preset.maps == "smoothed" and set(task.fields(raw)) <= set(prepared.database.fields):
         unsmoothed = {
-            line: power_spectrum(prepared.database.read(field, arrays["maps"]), cell_size)
+            line: power_spectrum(prepared.database.stored(field, arrays["maps"]), cell_size)
             for line, field in zip(lines, task.fields(raw), strict=True)
         }
     distributions = {}

@@ -18,7 +18,10 @@ FREE_ON_RESUME = (
     "simulation_workers",
     "cache",
     "checkpoint_seconds",
+    "workers",
+    "worker_timeout",
 )
+WORKERS_FROM = ("auto", "tf_config", "slurm")
 PATHS = ("out", "data", "start_from", "saved_models", "cache")
 
 
@@ -41,6 +44,10 @@ class RunSettings:
         cache: Folder for embedded simulations.
         simulation_workers: Processes that simulate; 0 for all cores.
         checkpoint_seconds: Seconds between checkpoints.
+        workers: Number of processes of this machine that train together, or where the workers on several machines are
+            described: "tf_config", "slurm", or "auto" for one of them.
+        worker_timeout: Seconds to wait for all workers at the start.
+        team: `keras_cosmo.training.workers.Workers` that this process leads, or None if it trains alone.
 
     Raises:
         ValueError: If a number is out of range.
@@ -60,6 +67,9 @@ class RunSettings:
     cache: pathlib.Path | None = None
     simulation_workers: int = 0
     checkpoint_seconds: float = 30.0
+    workers: int | str = 1
+    worker_timeout: float = 600.0
+    team: object = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -68,10 +78,18 @@ class RunSettings:
             raise ValueError(f"--checkpoint-seconds: expected a positive number, got {self.checkpoint_seconds}.")
         if self.simulation_workers < 0:
             raise ValueError(f"--simulation-workers: expected 0 (all cores) or more, got {self.simulation_workers}.")
+        if self.workers not in WORKERS_FROM and not (isinstance(self.workers, int) and self.workers > 0):
+            raise ValueError(
+                f"--workers: expected a number of processes, or one of {', '.join(WORKERS_FROM)}, got {self.workers!r}."
+            )
+        if not (self.worker_timeout > 0 and math.isfinite(self.worker_timeout)):
+            raise ValueError(f"--worker-timeout: expected a positive number, got {self.worker_timeout}.")
 
     def to_json(self) -> dict:
         """Plain values, as in ``config.json``."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        values = dataclasses.asdict(dataclasses.replace(self, team=None))
+        del values["team"]
+        return json.loads(json.dumps(values, default=str))
 
 
 def settings_from(task, arguments: dict, check: bool = True) -> RunSettings:
@@ -110,17 +128,27 @@ def settings_from(task, arguments: dict, check: bool = True) -> RunSettings:
     return settings
 
 
+def settings_from_json(task, saved: dict, **changes) -> RunSettings:
+    """Settings from what `RunSettings.to_json` returned.
+
+    Args:
+        task: `keras_cosmo.tasks.task.Task`.
+        saved: Plain values.
+        changes: Fields with other values; ``preset`` as a dict of those fields of it that change.
+    """
+    values = {key: pathlib.Path(value) if key in PATHS and value is not None else value for key, value in saved.items()}
+    values |= changes
+    values["preset"] = resolve_preset(
+        task.presets, values["preset_name"], {**saved["preset"], **changes.get("preset", {})}
+    )
+    return RunSettings(**values)
+
+
 def _resumed(task, out, name, changes, arguments):
     saved = read_config(out, task.name)["settings"]
-    preset_values = {key: tuple(value) if isinstance(value, list) else value for key, value in saved["preset"].items()}
-    preset = resolve_preset(task.presets, name or saved["preset_name"], {**preset_values, **changes})
-    kept = {
-        key: pathlib.Path(value) if key in PATHS and value is not None else value
-        for key, value in saved.items()
-        if key not in ("preset", "preset_name", "out", "resume")
-    }
-    settings = RunSettings(
-        preset_name=name or saved["preset_name"], preset=preset, out=out, **{**kept, **arguments, "resume": True}
+    name = name or saved["preset_name"]
+    settings = settings_from_json(
+        task, saved, **{**arguments, "preset_name": name, "preset": changes, "out": out, "resume": True}
     )
     differences = [
         f"{key} was {before}, now {now}"

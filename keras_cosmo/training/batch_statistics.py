@@ -21,7 +21,7 @@ def recalibrate_batch_statistics(model, batches) -> int:
     Raises:
         ValueError: If there is no batch.
     """
-    layers = list(_layers(model))
+    layers = list(leaf_layers(model))
     normalizations = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     dropouts = [layer for layer in layers if isinstance(layer, keras.layers.Dropout)]
     kept = [layer.momentum for layer in normalizations], [layer.rate for layer in dropouts]
@@ -45,9 +45,10 @@ def recalibrate_batch_statistics(model, batches) -> int:
     return count
 
 
-def _layers(model):
+def leaf_layers(model):
+    """Layers of a model and of the models inside it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+            yield from leaf_layers(layer)
         else:
             yield layer

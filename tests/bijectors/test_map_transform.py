@@ -47,6 +47,43 @@ def test_constants_of_training_maps():
         assert np.isfinite(transform.inverse(maps())).all()
 
 
+@pytest.mark.parametrize("pixels", [1, 5, 12, 100])
+def test_constants_do_not_depend_on_how_many_maps_are_looked_at_together(monkeypatch, pixels):
+    logarithm = np.log10(maps())
+    expected = {
+        "log10-minmax": (logarithm.min(), logarithm.max()),
+        "log10-standardise": (logarithm.mean(), logarithm.std()),
+    }
+    monkeypatch.setattr("keras_cosmo.bijectors.map_transform._BLOCK_PIXELS", pixels)
+    for name, constants in expected.items():
+        np.testing.assert_allclose(transform_constants(name, maps()), constants, rtol=1e-14)
+        np.testing.assert_allclose(transform_constants(name, maps().tolist()), constants, rtol=1e-14)
+    # A large mean and a small scatter: differences of squares would leave nothing of it.
+    narrow = 1e6 * (1.0 + 1e-7 * np.random.default_rng(1).standard_normal((50, 4, 4)))
+    found = transform_constants("log10-standardise", narrow)
+    np.testing.assert_allclose(found, (np.log10(narrow).mean(), np.log10(narrow).std()), rtol=1e-8)
+    assert transform_constants("log10-minmax", np.array([3.0, 1000.0])) == (np.log10(3.0), 3.0)
+
+
+def test_constants_of_maps_with_a_floor():
+    faint = maps()
+    faint[0, 0] = (0.0, 1e-20, -3.0)
+    logarithm = np.log10(np.maximum(faint, 1e-10))
+    found = transform_constants("log10-standardise", faint, minimum=1e-10)
+    np.testing.assert_allclose(found, (logarithm.mean(), logarithm.std()), rtol=1e-14)
+    with pytest.raises(ValueError, match="`minimum`: expected a finite number of at least 0, got -1"):
+        transform_constants("log10-minmax", faint, minimum=-1)
+
+
+def test_bad_pixels_of_all_blocks_are_counted(monkeypatch):
+    monkeypatch.setattr("keras_cosmo.bijectors.map_transform._BLOCK_PIXELS", 3)
+    bad = np.ones((5, 3))
+    bad[0, 0] = bad[4, 1] = 0.0
+    bad[3, 2] = np.inf
+    with pytest.raises(ValueError, match=r"3 of 15 pixels are not finite and positive"):
+        transform_constants("log10-minmax", bad)
+
+
 @pytest.mark.parametrize(
     ("name", "constants", "message"),
     [

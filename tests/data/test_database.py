@@ -180,6 +180,120 @@ def test_fingerprint_depends_on_content_alone(path, tmp_path):
         assert Database(write(tmp_path / f"{number}.h5", **changes)).scan().fingerprint != fingerprint
 
 
+@pytest.fixture
+def kept(path, monkeypatch):
+    """A database whose scan is kept however small it is, and what reads the file."""
+    monkeypatch.setattr(database_module, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(database_module, "SETTLED_SECONDS", 0.0)
+    scans = []
+    whole = Database._scan
+    monkeypatch.setattr(Database, "_scan", lambda self, progress: (scans.append(self.path), whole(self, progress))[1])
+    return path, scans
+
+
+def same(one, other):
+    for name in ("mean", "squared_deviations", "minimum", "maximum"):
+        for field in ("brightness_temp", "density"):
+            np.testing.assert_array_equal(getattr(one, name)[field], getattr(other, name)[field])
+    return (one.count, one.fingerprint) == (other.count, other.fingerprint)
+
+
+def test_a_scan_is_kept(kept):
+    path, scans = kept
+    path.chmod(0o644)
+    first = Database(path).scan()
+    assert same(Database(path).scan(), first)
+    assert scans == [path]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["maps.h5", "maps.h5.scan.npz"]
+    assert path.with_name("maps.h5.scan.npz").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_kept_scan_is_of_this_content(kept, tmp_path):
+    path, scans = kept
+    first = Database(path).scan()
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    changed = MAPS.copy()
+    changed[0, 0, 0] += 1.0
+    with h5py.File(path, "r+") as file:
+        file["maps/brightness_temp"][...] = changed
+    # As whoever wants to hide it, or a tool that keeps times, would.
+    os.utime(path, ns=times)
+    assert (path.stat().st_mtime_ns, len(scans)) == (times[1], 1)
+    second = Database(path).scan()
+    assert len(scans) == 2
+    assert second.fingerprint != first.fingerprint
+    assert second.mean["brightness_temp"][0] > first.mean["brightness_temp"][0]
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in list(tmp_path.glob("maps.h5*")):
+        shutil.copy2(file, folder)
+    assert same(Database(folder / "maps.h5").scan(), second)
+    assert scans[-1] == folder / "maps.h5"
+    assert same(Database(path).scan(), second)
+    assert len(scans) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "field", "version", "list"])
+def test_a_damaged_kept_scan_is_of_no_use(kept, monkeypatch, damage):
+    path, scans = kept
+    first = Database(path).scan()
+    aside = path.with_name("maps.h5.scan.npz")
+    with np.load(aside) as file:
+        arrays = dict(file)
+    if damage == "cut":
+        aside.write_bytes(aside.read_bytes()[:200])
+    elif damage == "empty":
+        aside.write_bytes(b"")
+    elif damage == "other":
+        aside.write_text("something else")
+    elif damage == "field":
+        del arrays["mean/density"]
+        np.savez(aside, **arrays)
+    elif damage == "version":
+        monkeypatch.setattr(database_module, "SCAN_VERSION", 2)
+    else:
+        np.savez(aside, **{**arrays, "header": "[1, 2]"})
+    assert same(Database(path).scan(), first)
+    assert scans == [path, path]
+    assert same(Database(path).scan(), first)
+    assert scans == [path, path]
+
+
+def test_where_nothing_can_be_kept(kept, monkeypatch):
+    path, scans = kept
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    first = Database(path).scan()
+    assert same(Database(path).scan(), first)
+    assert scans == [path, path]
+    assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
+
+
+def test_small_and_new_files_are_read_anew(kept, monkeypatch):
+    path, scans = kept
+    monkeypatch.setattr(database_module, "SETTLED_SECONDS", 1e6)
+    Database(path).scan()
+    monkeypatch.setattr(database_module, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(database_module, "REMEMBERED_BYTES", path.stat().st_size + 1)
+    Database(path).scan()
+    assert len(scans) == 2
+    assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(kept):
+    path, scans = kept
+
+    def touch(done, total):
+        path.chmod(0o640 if done < total else 0o600)
+
+    Database(path).scan(touch)
+    assert len(scans) == 1
+    assert [file.name for file in path.parent.iterdir()] == ["maps.h5"]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("block_bytes", [2**23, 7 * 4])
 def test_pixels_that_are_not_finite(path, monkeypatch, bad, block_bytes):

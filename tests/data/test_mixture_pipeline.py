@@ -172,3 +172,17 @@ def test_augment_must_keep_the_shape(database):
     pipeline = make(database, augment=lambda maps, generator: maps[:, 1:])
     with pytest.raises(ValueError, match="augment: expected maps of shape"):
         pipeline.load(0)
+
+
+@pytest.mark.parametrize("pairing", ["random", "fixed"])
+def test_workers_make_the_rows_of_one_batch(database, pairing):
+    """Pairs, turns, amplitudes, background and smoothed noise are those of the whole batch."""
+    options = {"noise": 1e-10, "noise_smoothing": 0.7, "amplitude_scatter": 0.3, "background": 1e-10}
+    options |= {"background_scatter": 0.5, "augment": augment_squares, "pairing": pairing}
+    pipeline = make(database, **options)
+    parts = [list(make(database, **options).training(2, 6, part, 3)) for part in range(3)]
+    for step in range(2, 6):
+        for kind, whole in enumerate(pipeline.load(step)):
+            made = [part[step - 2][kind].numpy() for part in parts]
+            assert [len(rows) for rows in made] == [1, 1, 1]
+            np.testing.assert_array_equal(np.concatenate(made), whole)

@@ -224,3 +224,39 @@ def test_symmetries_turn_inputs_and_targets_alike(database):
 def test_symmetries_are_checked(database, options, message):
     with pytest.raises(ValueError, match=message):
         pipeline_of(database, **options)
+
+
+@pytest.mark.parametrize("targets", [None, "density"])
+def test_workers_make_the_rows_of_one_batch(database, targets):
+    pipeline = pipeline_of(database, targets=targets, batch_size=6, augment=augment_squares)
+    read = []
+    database.read = lambda *args, read=read, original=database.read, **options: (
+        read.append(len(args[1])) or original(*args, **options)
+    )
+    parts = [batches_of(pipeline.training(1, 4, part, 3)) for part in range(3)]
+    assert set(read) == {2}, "a worker read the maps of others"
+    for step in range(1, 4):
+        for kind, whole in enumerate(pipeline.load(step)):
+            np.testing.assert_array_equal(np.concatenate([part[step - 1][kind] for part in parts]), whole)
+
+
+@pytest.mark.parametrize("size", [3, 4, COUNT])
+def test_workers_are_dealt_the_batches_of_an_evaluation(database, size):
+    pipeline = pipeline_of(database)
+    whole = batches_of(pipeline.evaluation(size))
+    for parts in (2, 3):
+        dealt = [batches_of(pipeline.evaluation(size, part, parts)) for part in range(parts)]
+        assert sum(map(len, dealt)) == len(whole)
+        for part, batches in enumerate(dealt):
+            for mine, expected in zip(batches, whole[part::parts], strict=True):
+                for one, other in zip(mine, expected, strict=True):
+                    np.testing.assert_array_equal(one, other)
+
+
+def test_workers_that_cannot_share_a_batch(database):
+    pipeline = pipeline_of(database, batch_size=4)
+    with pytest.raises(ValueError, match="batch_size: 4 maps per step cannot be divided among 3 workers"):
+        pipeline.training(0, 2, 0, 3)
+    for make in (lambda: pipeline.training(0, 2, 2, 2), lambda: pipeline.evaluation(4, -1, 2)):
+        with pytest.raises(ValueError, match="part, parts: expected 0 <= part < parts"):
+            make()

@@ -368,3 +368,12 @@ def test_a_cutout_of_a_small_area(database):
 
 def test_examples_in_docstrings():
     assert doctest.testmod(sky_pipeline).failed == 0
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_workers_make_the_rows_of_one_batch(database, cutouts, fresh):
+    pipeline = pipeline_of(database, cutouts, fresh=fresh)
+    parts = [batches_of(pipeline.training(3, 5, part, 2)) for part in range(2)]
+    for step in (3, 4):
+        for kind, whole in enumerate(pipeline.load(step)):
+            np.testing.assert_array_equal(np.concatenate([part[step - 3][kind] for part in parts]), whole)

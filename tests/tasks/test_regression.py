@@ -6,6 +6,7 @@ import pytest
 import small_lightcones
 
 from keras_cosmo.data.database import Database
+from keras_cosmo.models.baselines import GlobalSignalRidge
 from keras_cosmo.tasks.regression import PRESETS, RegressionTask
 
 SMALL = dataclasses.replace(PRESETS["quick"], batch_size=8, epochs=1)
@@ -132,3 +133,20 @@ def test_bad_data(tmp_path):
     other = small_lightcones.write(tmp_path / "other.h5", task="matter")
     with pytest.raises(ValueError, match="regression"):
         TASK.prepare(SMALL, Database(other), 0)
+
+
+def test_the_baseline_is_fitted_to_an_even_part_of_very_many_maps(database, monkeypatch):
+    seen = []
+    fit = GlobalSignalRidge.fit
+    monkeypatch.setattr(
+        GlobalSignalRidge, "fit", lambda self, *data: (seen.append([len(data[0]), *data[1:]]), fit(self, *data))[1]
+    )
+    prepared = TASK.prepare(SMALL, database, seed=1)
+    whole = prepared.split.maps("train", database.simulation)
+    TASK.baseline(prepared)
+    monkeypatch.setattr("keras_cosmo.tasks.regression.BASELINE_MAPS", 16)
+    TASK.baseline(prepared)
+    assert [rows for rows, _, _ in seen] == [len(whole), 16]
+    np.testing.assert_array_equal(seen[0][1], database.targets(whole))
+    # One image of every other simulation.
+    np.testing.assert_array_equal(seen[1][2], np.unique(database.simulation[whole])[::2])
