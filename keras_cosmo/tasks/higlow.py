@@ -152,6 +152,7 @@ class HIGlowTask(Task):
     paper = PAPER
     simulator_fields = ("simulations", "map_cells", "redshift")
     design = "latin-hypercube"
+    advice = "a lower --learning-rate or --gradient-norm, with --data-start, or with another --transform"
 
     def check_settings(self, settings):
         """Flags that exclude each other."""

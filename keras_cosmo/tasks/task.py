@@ -77,6 +77,7 @@ class Task(abc.ABC):
     presets: ClassVar[dict]
     simulator_fields: ClassVar[tuple] = ()  # preset fields that only the simulator reads
     design: ClassVar[str] = "uniform"  # of the parameters of embedded simulations
+    advice: ClassVar[str] = "a lower learning rate, or --precision float32"  # if the loss is no longer finite
     earlier_tasks: ClassVar[tuple] = ()  # tasks whose runs --start-from takes too, and whose data serve again
 
     @property

@@ -45,7 +45,12 @@ def train(task, settings: RunSettings, prepared, normalization_from: str, begin=
     with team.strategy.scope() if team else contextlib.nullcontext():
         model = build()
         trainer = Trainer(
-            model, settings.out, workers=team, progress=progress, checkpoint_seconds=settings.checkpoint_seconds
+            model,
+            settings.out,
+            workers=team,
+            progress=progress,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            advice=task.advice,
         )
         trainer.check_batch(prepared.training)
         if settings.start_from and not trainer.has_checkpoint:

@@ -24,6 +24,8 @@ from keras_cosmo.training.worker_lost import LOST, worker_lost_as_such
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS_KEPT = 2
+# Steps after which their losses are looked at: reading one waits for the device.
+LOOK_STEPS = 20
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # What the callbacks of Keras remember between epochs; without it a resumed run would take another course.
@@ -60,6 +62,7 @@ class Trainer:
         monitor: Name in the epoch's logs whose minimum marks the best weights. Defaults to "val_loss".
         checkpoint_seconds: Seconds between checkpoints, looked at after every step. Defaults to 30.
         progress: Whether to show a progress bar.
+        advice: What to train with instead if the loss is no longer finite, as the end of a sentence.
 
     Attributes:
         history: Dict of lists, one entry per finished epoch.
@@ -77,6 +80,7 @@ class Trainer:
         monitor="val_loss",
         checkpoint_seconds=30.0,
         progress=False,
+        advice="a lower learning rate, or float32",
     ):
         self.model = model
         self.folder = pathlib.Path(folder)
@@ -85,6 +89,7 @@ class Trainer:
         self.monitor = monitor
         self.checkpoint_seconds = checkpoint_seconds
         self.progress = progress
+        self.advice = advice
         self.history = {}
         self.interrupted = None
         self.steps_made = 0
@@ -145,7 +150,8 @@ class Trainer:
         Raises:
             ValueError: If the model is not compiled, the checkpoint does not fit it, or the batches cannot be divided
                 among the replicas.
-            FloatingPointError: If the training loss is no longer finite.
+            FloatingPointError: If the training loss is no longer finite, at the latest `LOOK_STEPS` steps later, or if
+                the monitored value was not finite after any epoch.
             WorkerLost: If one of several workers died.
         """
         callbacks = list(callbacks)
@@ -203,7 +209,10 @@ class Trainer:
         self._write_history()
 
         def save():
-            self._check_finite({name: float(value) for name, value in self.model.get_metrics_result().items()})
+            self._check_steps(recent, training)
+            # At the end of an epoch they are those of the validation.
+            if done % steps_per_epoch:
+                self._check_finite({name: float(value) for name, value in self.model.get_metrics_result().items()})
             # The loss of a step is that of the weights before it.
             if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
                 self._check_finite({"loss": np.nan})
@@ -212,7 +221,7 @@ class Trainer:
 
         first = done = int(step)
         last_save = time.monotonic()
-        stop = None
+        stop, recent = None, []
         batches = self._training_batches(training, done, max(done, total_steps))
         disable = not (self.progress and self._writes)
         steps = progress.bar(total=total_steps, initial=done, disable=disable, unit="step", desc="training")
@@ -222,10 +231,12 @@ class Trainer:
                 if step_in_epoch == 0:
                     self.model.reset_metrics()
                     callback_list.on_epoch_begin(epoch)
-                self._train_step(next(batches))
+                recent.append((done, self._train_step(next(batches))))
                 step.assign_add(1)
                 done += 1
                 steps.update()
+                if done % LOOK_STEPS == 0 or done % steps_per_epoch == 0:
+                    self._check_steps(recent, training)
                 if done % steps_per_epoch == 0:
                     logs = self._end_epoch(epoch, validation)
                     callback_list.on_epoch_end(epoch, logs)
@@ -237,6 +248,12 @@ class Trainer:
                     last_save = time.monotonic()
             self.interrupted = stop
             save()
+        if self.history and not np.isfinite(self._best):
+            raise FloatingPointError(
+                f"{self.monitor} was not finite after any of {len(next(iter(self.history.values())))} epochs, so no "
+                f"weights are the best. Look for maps unlike those of the training, or train anew into another --out "
+                f"with {self.advice}."
+            )
         self.steps_made = done - first
         callback_list.on_train_end()
         return self.history
@@ -335,16 +352,30 @@ class Trainer:
             raise ValueError(f"`monitor`: {monitor!r} is not among {sorted(logs)}, which this model logs.")
         # NaN counts as worse than anything.
         monitored = logs[monitor] if np.isfinite(logs[monitor]) else np.inf
+        if monitored == np.inf:
+            logger.warning(
+                "%s is %s after epoch %d: its weights cannot become the best ones.", monitor, logs[monitor], epoch + 1
+            )
         if monitored < self._best or not self.best_weights.exists():
             self._best = monitored
             self._save_best()
         return logs
 
-    def _check_finite(self, logs):
+    def _check_steps(self, recent, training):
+        """Raise at the first of the recent steps whose loss was not finite; then forget them."""
+        for done, logs in recent:
+            loss = float(logs["loss"]) if logs and "loss" in logs else 0.0
+            if not np.isfinite(loss):
+                epoch, batch = divmod(done, training.steps_per_epoch)
+                maps = f", maps {training.step_indices(done).tolist()}" if hasattr(training, "step_indices") else ""
+                self._check_finite({"loss": loss}, f" in step {done + 1} (epoch {epoch + 1}, batch {batch + 1}{maps})")
+        recent.clear()
+
+    def _check_finite(self, logs, where=""):
         if not np.isfinite(logs.get("loss", 0.0)):
             raise FloatingPointError(
-                f"The training loss became {logs['loss']}. Train anew into another --out, with a lower learning rate "
-                "or in float32; resuming would take the same course."
+                f"The training loss became {logs['loss']}{where}. Train anew into another --out, with {self.advice}; "
+                "resuming would take the same course."
             )
 
     def _checkpoints(self):

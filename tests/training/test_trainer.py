@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -218,13 +219,45 @@ def test_not_compiled(tmp_path):
 def test_loss_that_is_not_finite(tmp_path):
     model = train_once.build()
     model.optimizer.learning_rate = 1e30
-    with pytest.raises(FloatingPointError, match="with a lower learning rate"):
+    with pytest.raises(FloatingPointError, match=r"in step \d+ .*with a lower learning rate"):
         Trainer(model, tmp_path, checkpoint_seconds=0.0).fit(train_once.Data(), None, epochs=3)
     for path in (tmp_path / "checkpoints").glob("last-*.index"):
         reader = tf.train.load_checkpoint(str(path.with_suffix("")))
         for name, _ in tf.train.list_variables(str(path.with_suffix(""))):
             if name.startswith("model/"):
                 assert np.isfinite(reader.get_tensor(name)).all(), f"{path} holds a spoilt network"
+
+
+class Numbered(train_once.Data):
+    """The same batches, of which the maps are known."""
+
+    def step_indices(self, step):
+        return np.arange(2) + 10 * step
+
+
+def test_step_that_is_not_finite_is_named(tmp_path):
+    """Long before the end of the epoch, and without any checkpoint in between."""
+    model, bad = train_once.build(), 3
+    once = model.train_step
+
+    def train_step(batch):
+        logs = once(batch)
+        return logs | {"loss": tf.where(model.optimizer.iterations.value > bad, np.nan, logs["loss"])}
+
+    model.train_step = train_step
+    data = Numbered()
+    epoch, batch = divmod(bad, data.steps_per_epoch)
+    where = re.escape(f"in step {bad + 1} (epoch {epoch + 1}, batch {batch + 1}, maps [30, 31])")
+    with pytest.raises(FloatingPointError, match=where + r".*with more care; resuming"):
+        Trainer(model, tmp_path, advice="more care").fit(data, None, epochs=50)
+
+
+def test_validation_that_is_never_finite(tmp_path, caplog):
+    model, data = train_once.build(), train_once.Data()
+    spoilt = data.training(0, 1).map(lambda maps, targets: (maps, targets * np.nan))
+    with pytest.raises(FloatingPointError, match="val_loss was not finite after any of 2 epochs"):
+        Trainer(model, tmp_path).fit(data, spoilt, epochs=2)
+    assert "val_loss is nan after epoch 1: its weights cannot become the best ones." in caplog.text
 
 
 def test_tensorboard_events(uninterrupted):
