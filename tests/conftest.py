@@ -24,8 +24,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def quiet_package():
-    """The level of the package's messages after a test is the one before it: the apps' entry points raise it."""
-    logger = logging.getLogger("keras_cosmo")
-    level = logger.level
-    yield
-    logger.setLevel(level)
+    """Every test begins with the usual level of messages: the apps' entry points, in fixtures too, raise it."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("keras_cosmo").setLevel(logging.NOTSET)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import small_coeval
 import small_hydrogen
 import small_lightcones
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from keras_cosmo.data.database import Database
 from keras_cosmo.export.saved_model import export_saved_model
+from keras_cosmo.statistics.posterior_convolution import PosteriorConvolution
 from keras_cosmo.tasks import astro, dust, higlow, matter, regression, separation
 from keras_cosmo.tasks.task import Evaluation
 
@@ -66,7 +68,9 @@ def export(folder, model_name):
     database = Database(data.write(folder / f"{model_name}.h5"))
     prepared = task.prepare(preset, database, 1)
     model = task.model(preset, database, prepared.normalization, "float32")
-    evaluation = Evaluation(metrics={"temperature": 1.0}, tables=[], arrays={}, columns={})
+    # What only the flow asks for.
+    correction = PosteriorConvolution(1.0, np.diag([1e-4, 1e-4]), [0.1, 0.6], [0.5, 1.0])
+    evaluation = Evaluation(metrics={}, tables=[], arrays={"correction": correction}, columns={})
     signatures = task.signatures(preset, model, prepared, evaluation)
     return export_saved_model(task.served(model), folder / "saved_models" / model_name, signatures, {"task": task.name})
 

@@ -294,7 +294,7 @@ def test_hydrogen_maps(app, tmp_path, capsys):
     database = Database(out).require("higlow", ("hi",), ("Omega_m", "sigma_8"))
     assert (database.n_maps, database.attributes["design"]) == (12, "latin-hypercube")
     task = HIGlowTask()
-    task.check(dataclasses.replace(task.presets["quick"], map_cells=16), database)
+    task.check(dataclasses.replace(task.presets["quick"], map_cells=16, blocks=4), database)
     command = ["hi-maps", "--count", "1", "--out", "x.h5"]
     like = app.hydrogen_simulator(app.parse_args([*command, "--like", str(out), "--redshift", "6"]))
     # As many particles per volume as in the default box.
