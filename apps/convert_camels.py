@@ -5,6 +5,10 @@
     python apps/convert_camels.py Maps_Mtot_Nbody_SIMBA_LH_z=0.00.npy params_LH_SIMBA.txt --out m.h5 --simulations 0-99
     python apps/convert_camels.py MAPS.npy TABLE --out t.h5 --field T --redshift 1 --parameters Omega_m sigma_8
 
+Maps are an array (15 for each row of the table, side, side), the 15 of a row one after another. The table has a row of
+numbers per simulation, Omega_m sigma_8 A_SN1 A_AGN1 A_SN2 A_AGN2 in this order, or names in its first line. The four
+amplitudes become labels as their logarithms, in which CAMELS spread them evenly.
+
 Field, suite, set and redshift come from the name of the file; where it says others than --field or --redshift, or than
 the name of the table, nothing is written. Maps larger than --side are averaged. Pixels that are zero or negative, of
 which a flow cannot take the logarithm, are kept and reported; --floor raises them.
@@ -61,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from keras_cosmo.data.database import Database
     from keras_cosmo.data.formats.camels import convert_camels
     from keras_cosmo.progress import progress_callback
     from keras_cosmo.tasks.presets import fail
@@ -82,7 +87,10 @@ def main(argv: list[str] | None = None) -> int:
         )
     except (OSError, ValueError, RuntimeError) as error:
         return fail(str(error))
-    print(path)
+    database = Database(path)
+    ((field, kind),) = database.fields.items()
+    print(f"{path}: {database.n_simulations} simulations x 15 maps: {field} {kind.shape} [{kind.unit}]")
+    print("labels: " + ", ".join(f"{label.name} {label.low:.4g} to {label.high:.4g}" for label in database.parameters))
     return 0
 
 

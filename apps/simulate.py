@@ -225,7 +225,7 @@ def available_cores() -> int:
 
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Flags for simulating on other machines."""
-    where = parser.add_argument_group("other machines (Dask: pip install 'keras_cosmo[cluster]')")
+    where = parser.add_argument_group("other machines (Dask: pip install '.[cluster]')")
     where.add_argument("--scheduler", metavar="ADDRESS", help="tcp://host:8786, or the file of a Dask scheduler")
     where.add_argument("--cluster", choices=("slurm",), help="submit jobs whose processes simulate")
     where.add_argument(

@@ -286,7 +286,7 @@ class _Census:
 def require_dask() -> None:
     """Raise a clear ImportError if Dask is not installed."""
     if importlib.util.find_spec("distributed") is None:
-        raise ImportError("Dask is not installed. Run: pip install 'keras_cosmo[cluster]'")
+        raise ImportError("Dask is not installed. Run: pip install '.[cluster]'")
 
 
 def _connect(address):

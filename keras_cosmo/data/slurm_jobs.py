@@ -180,4 +180,4 @@ def _require_jobqueue() -> None:
 
     require_dask()
     if importlib.util.find_spec("dask_jobqueue") is None:
-        raise ImportError("dask-jobqueue is not installed. Run: pip install 'keras_cosmo[cluster]'")
+        raise ImportError("dask-jobqueue is not installed. Run: pip install '.[cluster]'")

@@ -80,7 +80,7 @@ class PosteriorConvolution:
             high: Upper ends.
 
         Raises:
-            ValueError: On shapes that differ, fewer maps than parameters, or true parameters outside the prior.
+            ValueError: On shapes that differ, fewer than two maps, or true parameters outside the prior.
         """
         true, low, high = (np.asarray(value, np.float64) for value in (true, low, high))
         if true.ndim != 2 or len(true) != len(posteriors) or true.shape[1:] != low.shape or low.shape != high.shape:
@@ -88,8 +88,8 @@ class PosteriorConvolution:
                 f"true: expected parameters of {len(posteriors)} maps, shape (n, P), got {true.shape} for ends of the "
                 f"prior of shape {low.shape} and {high.shape}."
             )
-        if len(true) <= len(low):
-            raise ValueError(f"true: expected more maps than the {len(low)} parameters, got {len(true)}.")
+        if len(true) < 2:
+            raise ValueError(f"true: expected two maps at least, better hundreds, got {len(true)}.")
         outside = np.flatnonzero(np.any((true < low) | (true > high), axis=1))
         if outside.size:
             raise ValueError(

@@ -47,10 +47,13 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
     }
     _, true, simulation = chosen["test"]
     metrics, mended, numbers, corrections = {}, {}, {}, {}
-    counts = " and ".join(f"{len(maps)} {part}" for part, (maps, _, _) in chosen.items())
-    logger.info("Posteriors of %s maps.", counts)
     for name, likelihood in likelihoods.items():
-        posteriors = {part: grid(preset, likelihood, maps, parameters) for part, (maps, _, _) in chosen.items()}
+        posteriors = {}
+        for part, (maps, _, _) in chosen.items():
+            logger.info(
+                "%s: posteriors of %d %s maps; some minutes for thousands of points each.", name, len(maps), part
+            )
+            posteriors[part] = grid(preset, likelihood, maps, parameters)
         found = temperature_of(posteriors["validation"], *chosen["validation"][1:])
         ends = [[getattr(parameter, end) for parameter in parameters] for end in ("low", "high")]
         corrections[name] = PosteriorConvolution.fit(posteriors["validation"], chosen["validation"][1], *ends)

@@ -34,7 +34,10 @@ def test_converts_files(app, files, tmp_path, capsys):
     assert "Traceback" not in error
     command = [*files, "--out", str(out), "--side", "8", "--parameters", "Omega_m", "A_SN1"]
     assert app["main"](command) == 0
-    assert capsys.readouterr().out.strip() == str(out)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{out}: ")
+    assert "simulations x 15 maps: hi (" in first
+    assert second.startswith("labels: Omega_m 0.1 to 0.5, log10_A_SN1 -0.6021 to 0.6021")
     database = Database(out).require("higlow", ("hi",))
     assert (database.n_maps, database.fields["hi"].shape) == (45, (8, 8))
     assert database.parameter_names == ("Omega_m", "log10_A_SN1")

@@ -95,7 +95,7 @@ def test_without_dask_the_extra_is_named(app, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     flags = [*SMALL, "2", "--out", str(tmp_path / "a.h5")]
     assert app.main([*flags, "--scheduler", "tcp://127.0.0.1:9"]) == 1
-    assert "Run: pip install 'keras_cosmo[cluster]'" in capsys.readouterr().err
+    assert "Run: pip install '.[cluster]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

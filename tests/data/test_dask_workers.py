@@ -212,7 +212,7 @@ def test_wrong_arguments(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="executor: expected none beside a cluster"):
         run_campaign(FakeSimulator(), tmp_path / "a.h5", count=1, executor=object(), cluster=object())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"Dask is not installed. Run: pip install 'keras_cosmo\[cluster\]'"):
+    with pytest.raises(ImportError, match=r"Dask is not installed. Run: pip install '.\[cluster\]'"):
         DaskWorkers("tcp://127.0.0.1:9")
 
 

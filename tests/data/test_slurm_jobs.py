@@ -114,7 +114,7 @@ def test_what_slurm_says_beforehand(slurm, monkeypatch, caplog):
     SlurmJobs().check()
     assert "SLURM would take the jobs (sbatch: Job 7 to start at once)" in caplog.text
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dask_jobqueue" else object())
-    with pytest.raises(ImportError, match=r"dask-jobqueue is not installed. Run: pip install 'keras_cosmo\[cluster\]'"):
+    with pytest.raises(ImportError, match=r"dask-jobqueue is not installed. Run: pip install '.\[cluster\]'"):
         SlurmJobs().script()
 
 

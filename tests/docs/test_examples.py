@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md run."""
+"""The examples of CONTRIBUTING.md and of docs/python.md run."""
 
 import dataclasses
 import importlib.util
@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 import small_lightcones
+import small_served
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import r2_score, roc_auc_score
 
 from keras_cosmo.data.campaign import run_campaign
 from keras_cosmo.data.database import Database
@@ -22,6 +23,15 @@ from keras_cosmo.tasks.regression import PRESETS
 from keras_cosmo.tasks.task import Evaluation
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "docs" / "examples"
+PAGE = EXAMPLES.parent / "python.md"
+# Line of constants of each example as it stands, and small ones for its place; everything else runs as it is.
+SIZES = {
+    "regression": ("SIMULATIONS, EPOCHS", "20, 1"),
+    "matter": ("SIMULATIONS, EPOCHS, WIDTHS", "20, 1, (4, 4)"),
+    "separation": ("SIMULATIONS, EPOCHS, WIDTH", "20, 1, 4"),
+    "dust": ("NSIDE, CUTOUTS, EPOCHS, WIDTHS", "32, 16, 1, (4, 4)"),
+    "higlow": ("SIMULATIONS, EPOCHS, BLOCKS, STEPS", "20, 1, 2, 1"),
+}
 
 
 def load(name):
@@ -116,3 +126,100 @@ def test_own_simulator(tmp_path):
     maps = database.read("density", np.arange(12))
     # Smoothing keeps the sum, which is the number of blobs.
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), np.round(database.targets(np.arange(12))[:, 0]), rtol=1e-4)
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def example(request, tmp_path_factory):
+    """Name, folder and variables of an example that ran from its first to its last line with small sizes."""
+    constants, small = SIZES[request.param]
+    path = EXAMPLES / f"{request.param}.py"
+    source, changed = re.subn(f"(?m)^{constants} = .*$", f"{constants} = {small}", path.read_text(encoding="utf-8"))
+    assert changed == 1
+    names = {"__name__": request.param}
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp(request.param)
+        patch.chdir(folder)
+        exec(compile(source, path, "exec"), names)
+    return request.param, folder / "runs" / "examples" / request.param, names
+
+
+def test_from_maps_to_a_figure(example):
+    name, folder, found = example
+    assert (folder / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    metrics = found["metrics"]
+    # Beside every network stands at least one simpler model, measured on the same maps.
+    assert len(metrics) >= 2
+    for scores in metrics.values():
+        values = list(scores.values()) if isinstance(scores, dict) else scores
+        assert np.isfinite(np.asarray(values, np.float64)).all() or name == "separation"
+    saved = keras.models.load_model(folder / "model.keras", compile=False)
+    trained = next(found[each] for each in ("network", "unet", "model", "flow") if each in found)
+    for weight, expected in zip(saved.weights, getattr(trained, "generator", trained).weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    split = found["split"]
+    assert not {*split.test} & {*split.train, *split.validation}
+
+
+def test_numbers_and_units_of_the_examples(example):
+    name, _, found = example
+    if name == "regression":
+        true, predicted = found["true"], found["predicted"]
+        expected = r2_score(true, predicted, multioutput="raw_values")
+        np.testing.assert_allclose(found["metrics"]["network"], expected, rtol=1e-6)
+        assert predicted.shape == (2, 4)
+    elif name == "matter":
+        # An overdensity has mean 0 over its box, and the filter is unbiased there.
+        assert np.abs(found["true"].mean()) < 0.05
+        assert np.abs(found["predicted"]["Wiener filter"].mean()) < 0.05
+        assert found["metrics"]["Wiener filter"] > 0
+    elif name == "separation":
+        np.testing.assert_allclose(found["true"].sum(axis=-1), found["observed"], rtol=1e-5)
+        error = np.abs(found["predicted"]["baseline"] - found["true"]).mean(axis=(0, 1, 2))
+        mean = found["true"].mean(axis=(0, 1, 2))
+        scores = found["metrics"]["baseline"]
+        np.testing.assert_allclose(
+            [scores[f"{line}/pixels/relative_l1"] for line in ("halpha", "oiii")], error / mean, rtol=1e-4
+        )
+    elif name == "dust":
+        assert (found["testing"].cutouts.latitude < 0).all()
+        assert (found["training"].step_cutouts(0).latitude > 0).all()
+    else:
+        low, high = np.array(found["low"]), np.array(found["high"])
+        means = np.array([posterior.mean for posterior in found["found"]["HIGlow"]])
+        assert ((means > low) & (means < high)).all()
+        assert found["new_maps"].shape == (3, 1, 32, 32)
+
+
+def test_code_of_the_page(tmp_path, monkeypatch):
+    """Loading a trained network, and single pieces, as docs/python.md has them."""
+    small_served.export(tmp_path, "lightcone_regressor")
+    task, presets, sizes, _ = small_served.SMALL[0]
+    database = Database(tmp_path / "lightcone_regressor.h5")
+    network = task.build(dataclasses.replace(presets["quick"], **sizes), database, None, "float32")
+    (tmp_path / "runs" / "regression-quick").mkdir(parents=True)
+    network.save(tmp_path / "runs" / "regression-quick" / "model.keras")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        exec(block, found)
+    assert found["parameters"].shape == (2, 4)
+    assert list(found["found"]) == ["zeta", "log10_L_X", "log10_T_vir", "E_0"]
+    assert found["predictor"].units["brightness_temp"] == "mK"
+    assert found["first_filters"].shape == (10, 10, 1, 8)
+    assert found["derivatives"].shape == (2, 4, *found["maps"].shape[1:])
+    # White noise of variance 1 has as power the area of a cell.
+    assert found["spectrum"].power.mean() == pytest.approx(1.5**2, rel=0.05)
+    np.testing.assert_allclose(found["transfer"].mean, 0.9)
+    assert found["cutouts"][:, 32, 32] == pytest.approx(np.cos(np.radians([30.0, 75.0])), abs=0.02)
+    np.testing.assert_allclose(found["again"], found["images"], atol=1e-5)
+    assert found["posteriors"][0].standard_deviation == pytest.approx(0.25, rel=0.02)
+    assert found["scores"]["coverage_68/mean"] == pytest.approx(0.68, abs=0.1)
+    assert found["scores"]["coverage_68/tarp"] == pytest.approx(0.68, abs=0.1)
+
+
+def test_the_page_has_every_example_and_small_figures():
+    page = PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"literalinclude\} examples/(\w+)\.py", page) == list(SIZES)
+    figures = [PAGE.parent / name for name in re.findall(r"\((python_\w+\.png)\)", page)]
+    assert sorted(figures) == sorted(PAGE.parent.glob("python_*.png"))
+    assert sum(figure.stat().st_size for figure in figures) < 150_000

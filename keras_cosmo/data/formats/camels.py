@@ -209,6 +209,8 @@ def convert_camels(
         raise ValueError(f"box_size: expected a positive size in Mpc/h, got {box_size}.")
     if floor is not None and not 0.0 < floor < np.inf:
         raise ValueError(f"floor: expected a positive number in the unit of the maps, got {floor}.")
+    if not maps_npy.is_file():
+        raise FileNotFoundError(f"{maps_npy}: there is no such file of maps. Give a .npy file of CAMELS.")
     field, suite, collection = _what_is_mapped(maps_npy, field)
     redshift = _redshift(maps_npy, redshift)
     maps = open_camels_maps(maps_npy)
