@@ -150,6 +150,9 @@ class DaskWorkers:
                     arrived.put(number)
                     continue
                 del pending[number]
+                if not threads:
+                    # Somebody has come since.
+                    census.expire()
                 if not isinstance(result, WorkersError):
                     barren = 0
                     yield number, result
@@ -240,6 +243,10 @@ class _Census:
         self._workers = workers
         self._threads, self._asked, self._said, self._seen = 0, -POLL, None, False
         self._none_since = time.monotonic()
+
+    def expire(self) -> None:
+        """Ask again the next time, however short ago the last answer was."""
+        self._asked = -POLL
 
     def threads(self) -> int:
         now, workers = time.monotonic(), self._workers
