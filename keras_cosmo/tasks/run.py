@@ -26,7 +26,7 @@ import sys
 from keras_cosmo import __version__
 from keras_cosmo.files import written_aside
 from keras_cosmo.progress import progress_callback
-from keras_cosmo.tasks.presets import show
+from keras_cosmo.tasks.report_parts import now, report_parts
 from keras_cosmo.tasks.settings import RunSettings, read_config
 from keras_cosmo.tasks.task import check_network
 
@@ -90,6 +90,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
         "split": prepared.split.to_json(),
         "normalization": prepared.normalization,
         "normalization_from": normalization_from,
+        "started": before.get("started", "unknown") if before else now(),
         "versions": package_versions(),
     }
 
@@ -131,7 +132,7 @@ def finish(task, settings, model, prepared, history, config) -> dict:
         _write_columns(settings.out / f"{name}.csv", columns)
     logger.info("Drawing figures, then exporting the SavedModel.")
     figures = task.figures(settings.preset, model, prepared, evaluation, history) if history else {}
-    save_figures({name: figure for name, (figure, _) in figures.items()}, settings.out / "figures")
+    drawn = save_figures({name: figure for name, (figure, _) in figures.items()}, settings.out / "figures")
     with written_aside(settings.out / "model.keras") as aside:
         model.save(aside)
     exported = export_saved_model(
@@ -157,19 +158,21 @@ def finish(task, settings, model, prepared, history, config) -> dict:
         title=task.title,
         subtitle=f"{task.paper.citation}; run {settings.out.name}",
         summary=[
-            ("data", f"{_origin(config['data'])}, {config['data']['maps']} maps"),
-            ("checksum", prepared.fingerprint),
-            ("split", prepared.split.describe()),
+            ("data", f"{config['data']['simulations']} simulations, {config['data']['maps']} maps"),
             ("preset", settings.preset_name),
-            ("precision", settings.precision),
-            ("seed", str(settings.seed)),
-            ("normalisation", config["normalization_from"]),
             ("epochs", str(metrics["epochs"])),
-            ("SavedModel", str(exported)),
+            ("seed", str(settings.seed)),
+            ("finished", now()),
+            ("split", prepared.split.describe()),
         ],
-        tables=[*evaluation.tables, _recipe_table(task, settings)],
-        figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in figures.items()],
-        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+        tables=evaluation.tables,
+        figures=[(name.replace("_", " "), caption, drawn[name]) for name, (_, caption) in figures.items()],
+        **report_parts(
+            task,
+            config,
+            split=prepared.split.describe(),
+            more=[("epochs", str(metrics["epochs"])), ("finished", now()), ("SavedModel", str(exported))],
+        ),
     )
     # Last, so that a folder with metrics is a finished one.
     _write(settings.out / "metrics.json", json.dumps(_without_nan(metrics), indent=2, allow_nan=False) + "\n")
@@ -309,12 +312,6 @@ def _check_same_data(before, prepared, settings):
             )
 
 
-def _origin(data) -> str:
-    """Simulator of the data, or their file where there is none."""
-    known = not data["simulator"].startswith("None")
-    return data["simulator"] if known else pathlib.Path(data["path"]).name
-
-
 def _write(path, text):
     with written_aside(path) as aside:
         aside.write_text(text)
@@ -339,20 +336,3 @@ def _number(value):
     if isinstance(value, str):
         return value
     return f"{value:.7g}" if isinstance(value, float) else str(int(value))
-
-
-def _recipe_table(task, settings):
-    """The preset beside the paper's; fields that only the simulator reads are left out for data from elsewhere."""
-    from keras_cosmo.figures.report import Table
-
-    rows = [
-        [
-            field.metadata["text"],
-            show(getattr(settings.preset, field.name)),
-            show(field.default),
-            field.metadata["source"],
-        ]
-        for field in dataclasses.fields(settings.preset)
-        if not (settings.data and field.name in task.simulator_fields)
-    ]
-    return Table(title="Recipe", header=["", "this run", "paper", "source"], rows=rows, note="")

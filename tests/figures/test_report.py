@@ -1,13 +1,16 @@
 import base64
 import html.parser
 import io
+import pathlib
+import re
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_cosmo.figures.report import Table, format_value, write_report
+from keras_cosmo import __version__
+from keras_cosmo.figures.report import PACKAGE_CITATION, Table, format_value, write_report
 
 
 class Page(html.parser.HTMLParser):
@@ -56,11 +59,22 @@ def full_report(path):
                 header=["parameter", "R²", "±"],
                 rows=[["zeta", -0.25, "0.010"], ["<i>E_0", None, 3]],
                 note="a note",
-            )
+            ),
+            Table(title="Scores", header=["", ""], rows=[["cells", "40 of 41"]]),
         ],
         figures=[("Drawn", 'a "caption" & more', picture(9.0)), ("Saved", "", path.parent / "saved.png")],
         citations=[("Gillet et al. 2019", "@article{gillet2019, title={A & B}}"), ("No entry", "")],
         notes=["R2 depends on the prior <width>."],
+        run=[("command", "$ python apps/train.py --out 'a <b>'"), ("seed", 0)],
+        data=[("checksum", "sha256:0123")],
+        recipe=[
+            Table(
+                title="Recipe",
+                header=["", "this run", "paper"],
+                rows=[["epochs", "3", "20"], ["batch", "8", "8"], ["network", "small", "large, of many more filters"]],
+                marked=[0, 2],
+            )
+        ],
     )
 
 
@@ -78,8 +92,10 @@ def test_the_page_is_self_contained(tmp_path):
         assert not any(name.startswith("on") for name in attributes)
         assert attributes.get("src", "data:").startswith("data:")
         assert attributes.get("href", "#").startswith("#"), tag
-    targets = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
-    assert {attributes["href"][1:] for attributes in page.all("a")} <= targets
+    targets = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(targets)) == len(targets)
+    assert {"table-scores", "table-scores-table-2", "figure-drawn", "recipe-recipe"} <= set(targets)
+    assert {attributes["href"][1:] for attributes in page.all("a")} <= set(targets)
 
 
 def test_images_are_whole_pngs_with_their_size(tmp_path):
@@ -92,8 +108,8 @@ def test_images_are_whole_pngs_with_their_size(tmp_path):
             image.load()
             sizes.append(image.size)
         assert (int(attributes["width"]), int(attributes["height"])) == sizes[-1]
-    assert sizes == [(990, 220), (150, 100)]
-    assert [attributes["alt"] for attributes in page.all("img")] == ['a "caption" & more', "Saved"]
+    assert sizes == [(1170, 260), (150, 100)]
+    assert [attributes["alt"] for attributes in page.all("img")] == ['Drawn: a "caption" & more', "Saved"]
 
 
 def test_text_is_escaped_and_complete(tmp_path):
@@ -114,25 +130,80 @@ def test_text_is_escaped_and_complete(tmp_path):
         "R2 depends on the prior <width>.",
     ):
         assert expected in page.text
-    assert page.text.count("BibTeX") == 1
-    # Right-aligned: -0.25, "0.010", the missing value and 3; and the two headings above them.
-    assert sum("number" in cell.get("class", "") for cell in page.all("td")) == 4
-    assert sum("number" in cell.get("class", "") for cell in page.all("th")) == 2
+    # Of the paper and of this package; one citation has no entry.
+    assert page.text.count("BibTeX") == 2
+    # Right-aligned: -0.25, "0.010", the missing value and 3; "40 of 41"; four numbers of the recipe. And the headings
+    # above them, but for the table without any.
+    assert sum("number" in cell.get("class", "") for cell in page.all("td")) == 9
+    assert sum("number" in cell.get("class", "") for cell in page.all("th")) == 4
+    assert len(page.all("thead")) == 2
+    assert [row.get("class") for row in page.all("tr")].count("marked") == 2
+
+
+def test_where_everything_came_from(tmp_path):
+    text = full_report(tmp_path / "report.html").read_text("utf-8")
+    assert "<code>python apps/train.py --out &#39;a &lt;b&gt;&#39;</code>" in text
+    titles = [re.sub("<.*", "", title).strip() for title in re.findall("<h2>(.*)</h2>", text)]
+    assert titles == [
+        "Scores",
+        "Scores",
+        "What this is not",
+        "Drawn",
+        "Saved",
+        "What was run",
+        "Data",
+        "Recipe",
+        "How to cite",
+    ]
+    # Every heading has a link to itself and is in the list of contents, where the same order is kept.
+    own = re.findall('<h2>.*<a class="anchor" href="#([^"]+)"', text)
+    contents = re.findall('href="#([^"]+)"', text[text.index("<nav") : text.index("</nav>")])
+    assert contents == own
+    assert len(own) == len(titles)
+
+
+def test_the_package_is_cited_as_its_citation_file_says(tmp_path):
+    told = (pathlib.Path(__file__).parents[2] / "CITATION.cff").read_text("utf-8")
+    field = dict(re.findall(r"^([a-z]+): (.*)$", told, flags=re.MULTILINE))
+    author = re.search("authors:\n  - name: (.*)", told)[1]
+    text, bibtex = PACKAGE_CITATION
+    assert field["version"] == __version__
+    for value in (
+        field["title"],
+        field["version"],
+        field["abstract"].rstrip("."),
+        field["message"].rstrip("."),
+        author,
+    ):
+        assert value.lower() in text.lower()
+    for value in (field["title"], field["version"], author, field["license"]):
+        assert f"{{{value}}}" in bibtex
+    page = Page(write_report(tmp_path / "report.html", title="Run").read_text("utf-8"))
+    assert bibtex in "\n".join(page.text)
+
+
+def test_a_figure_opens_large_and_closes(tmp_path):
+    page = Page(full_report(tmp_path / "report.html").read_text("utf-8"))
+    links = page.all("a")
+    for name in ("drawn", "saved"):
+        assert {"id": f"figure-{name}-large"} in page.all("figure")
+        opens = [link for link in links if link["href"] == f"#figure-{name}-large"]
+        assert [link["class"] for link in opens] == ["picture"]
+        assert any(link["href"] == f"#figure-{name}" and link.get("class") == "close" for link in links)
 
 
 def test_wide_content_scrolls_inside_its_own_box(tmp_path):
     page = Page(full_report(tmp_path / "report.html").read_text("utf-8"))
     boxes = [attributes for attributes in page.all("div") if "scroll" in (attributes.get("class") or "").split()]
-    assert len(boxes) == 3
+    assert len(boxes) == 3  # the tables; figures shrink with the page
     assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes)
-    assert [attributes.get("class") for attributes in page.all("img")] == ["wide", None]
     assert any(attributes.get("name") == "viewport" for attributes in page.all("meta"))
 
 
 def test_a_report_of_nothing_but_a_title(tmp_path):
     page = Page(write_report(tmp_path / "deep" / "er" / "report.html", title="Run").read_text("utf-8"))
-    assert not page.all("section")
-    assert not page.all("nav")
+    assert [section["id"] for section in page.all("section")] == ["citations"]
+    assert not page.all("img")
 
 
 def test_the_same_input_gives_the_same_file(tmp_path):
@@ -173,6 +244,8 @@ def test_a_kill_while_renaming_leaves_no_rest(tmp_path):
         (10023604, "10023604"),
         (np.int64(3), "3"),
         ("-x", "-x"),
+        ("nan", "–"),
+        ("nan ± nan", "–"),
         (True, "True"),
     ],
 )

@@ -1,4 +1,5 @@
 import csv
+import html
 import json
 import re
 import shutil
@@ -54,10 +55,21 @@ def test_what_a_run_leaves_behind(done, tmp_path):
         "first_layer_filters",
         "first_layer_responses",
     }
+    report = html.unescape((folder / "report.html").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    for text in (
+        f"apps/train_regression.py --preset quick --batch-size 8 --epochs 12 --out {folder} --data {done}/cones.h5",
+        f"<dt>started</dt>\n  <dd>{config['started']}</dd>",
+        f"<dt>checksum</dt>\n  <dd>{config['data']['fingerprint']}</dd>",
+        f"keras {keras.__version__}",
+        "What this is not",
+        "@article{Gillet2019,",
+        "@software{keras_cosmo,",
+    ):
+        assert text in report
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["paper/r2/log10_T_vir"] == 0.997
     assert metrics["baseline/r2/zeta"] > 0.9, "the made-up cones are linear in the parameters"
-    config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["preset"]["epochs"] == 12
     assert config["data"]["fingerprint"].startswith("sha256:")
     assert set(config["split"]) >= {"train", "validation", "test"}
