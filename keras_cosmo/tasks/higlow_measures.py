@@ -64,8 +64,11 @@ def evaluate(task, preset, model, prepared, seed) -> Evaluation:
         }
         metrics[f"{KEYS[name]}correction/temperature"] = corrections[name].temperature
         deviation = np.sqrt(np.diagonal(corrections[name].covariance))
-        for parameter, value in zip(parameters, deviation, strict=True):
-            metrics[f"{KEYS[name]}correction/error/{parameter.name}"] = float(value)
+        for row, parameter in enumerate(parameters):
+            metrics[f"{KEYS[name]}correction/error/{parameter.name}"] = float(deviation[row])
+            for column, other in enumerate(parameters[:row]):
+                correlation = corrections[name].covariance[row, column] / (deviation[row] * deviation[column])
+                metrics[f"{KEYS[name]}correction/correlation/{other.name}/{parameter.name}"] = float(correlation)
         corrected = [corrections[name].apply(posterior) for posterior in posteriors["test"]]
         for label, found in ((name, posteriors["test"]), (f"{name}, corrected", corrected)):
             mended[label], numbers[label] = found, numbers_of(found, true, parameters)

@@ -1,4 +1,4 @@
-"""Every benchmark: help without TensorFlow or PyTorch; networks of both kinds with equally many weights."""
+"""What the benchmarks share: ratios, tables; networks of both kinds with equally many weights."""
 
 import json
 import pathlib
@@ -8,8 +8,6 @@ import sys
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
-# The others are what the commands share.
-COMMANDS = sorted(set(FOLDER.glob("*.py")) - {FOLDER / "side_by_side.py", FOLDER / "torch_networks.py"})
 
 
 @pytest.fixture
@@ -18,20 +16,6 @@ def side_by_side(monkeypatch):
     import side_by_side
 
     return side_by_side
-
-
-def run(script, *flags):
-    return subprocess.run([sys.executable, "-X", "importtime", script, *flags], capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
-def test_help_loads_no_network_library(script):
-    result = run(script, "--help")
-    assert result.returncode == 0
-    assert "usage" in result.stdout
-    modules = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
-    assert "argparse" in modules
-    assert not modules & {"tensorflow", "keras", "torch"}
 
 
 def test_ratios_are_of_the_best_rounds(side_by_side):

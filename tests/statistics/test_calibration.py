@@ -329,6 +329,19 @@ def test_scores_are_a_flat_table():
         calibration_scores(numbers, ["Omega_m"], simulation)
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_points_of_tarp_are_not_the_truth(seed):
+    """Even if the true parameters were drawn with the same seed: then none of the posterior would be nearer."""
+    true = np.random.default_rng(seed).uniform(LOW, HIGH, (200, 2))
+    noise = np.random.default_rng(9).normal(size=true.shape) @ MIX.T * SIGMA
+    posteriors = grids(true + noise)
+    for values in (
+        tarp(posteriors, true, LOW, HIGH, seed=seed),
+        calibration_numbers(posteriors, true, LOW, HIGH, seed=seed).tarp,
+    ):
+        assert np.mean(values) == pytest.approx(0.5, abs=0.1)
+
+
 def test_arguments_are_checked():
     true, observed, _ = observations(3)
     posteriors = grids(observed)
