@@ -54,20 +54,26 @@ class ConditionalCoupling(JointBijector):
 def couple(maps, condition, weights, smallest_scale):
     """From maps to latent variables: value and log-determinant, ``(batch,)``."""
     kept, changed = tf.split(maps, 2, -1)
-    scale, shift = _scale_and_shift(kept, condition, weights, smallest_scale)
-    return tf.concat([kept, (changed + shift) * scale], -1), tf.reduce_sum(tf.math.log(scale), [1, 2, 3])
+    scale, shift = scale_and_shift(_network(kept, condition, *weights), smallest_scale)
+    return tf.concat([kept, (changed + shift) * scale], -1), sum_of_logarithms(scale)
 
 
 def uncouple(latent, condition, weights, smallest_scale):
     """From latent variables to maps: value and log-determinant, ``(batch,)``."""
     kept, changed = tf.split(latent, 2, -1)
-    scale, shift = _scale_and_shift(kept, condition, weights, smallest_scale)
-    return tf.concat([kept, changed / scale - shift], -1), -tf.reduce_sum(tf.math.log(scale), [1, 2, 3])
+    scale, shift = scale_and_shift(_network(kept, condition, *weights), smallest_scale)
+    return tf.concat([kept, changed / scale - shift], -1), -sum_of_logarithms(scale)
 
 
-def _scale_and_shift(kept, condition, weights, smallest_scale):
-    raw, shift = tf.split(_network(kept, condition, *weights), 2, -1)
+def scale_and_shift(outputs, smallest_scale):
+    """Scale s and shift t of what the network gives, r in the first half of the channels."""
+    raw, shift = tf.split(outputs, 2, -1)
     return (1 - smallest_scale) * tf.sigmoid(raw + 2) + smallest_scale, shift
+
+
+def sum_of_logarithms(scale):
+    """Log-determinant, ``(batch,)``."""
+    return tf.reduce_sum(tf.math.log(scale), list(range(1, scale.shape.rank)))
 
 
 def _network(kept, condition, kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3):

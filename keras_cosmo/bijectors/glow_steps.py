@@ -5,9 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_cosmo.bijectors.conditional_coupling import couple, uncouple
+from keras_cosmo.bijectors.conditional_coupling import (
+    couple,
+    scale_and_shift,
+    sum_of_logarithms,
+    uncouple,
+)
 from keras_cosmo.bijectors.invertible_convolution import lu_inverse, lu_product
 from keras_cosmo.bijectors.joint_bijector import JointBijector
+from keras_cosmo.bijectors.packed_pixels import PackedPixels
 
 
 class GlowSteps(JointBijector):
@@ -16,7 +22,8 @@ class GlowSteps(JointBijector):
     A step from maps to latent variables is an `AffineInjector`, an `InvertibleConvolution` and a
     `ConditionalCoupling`, in this order; the result is that of these bijectors one after the other. All that does not
     depend on the maps (product and inverse of the LU factors, their log-determinants and that of the injectors) is
-    done once for all steps; scale and matrix are applied as one product where a map has more pixels than channels.
+    done once for all steps; where a map has more pixels than channels, scale and matrix are applied as one product, and
+    pixels are packed (`PackedPixels`).
     In a graph, every step calls one function, which is traced once and which TensorFlow keeps from inlining: that
     makes tracing and the first call several times shorter.
 
@@ -70,12 +77,16 @@ class GlowSteps(JointBijector):
         condition, log_scale, shift = self._for_maps(tf.shape(y)[0])
         smallest_scale = self.smallest_scale
         if self._fused(y):
-            shift = tf.matmul(shift, matrix)
+            packed = PackedPixels((height, width), channels, condition.shape[1])
 
-            def step(x, condition, log_scale, shift, matrix, *coupling):
-                matrix = tf.exp(log_scale)[:, :, None] * matrix
-                x = tf.matmul(tf.reshape(x, [-1, height * width, channels]), matrix) + shift[:, None]
-                return couple(tf.reshape(x, [-1, height, width, channels]), condition, coupling, smallest_scale)
+            def step(x, log_scale, shift, matrix, *coupling):
+                x = tf.matmul(x, tf.exp(log_scale)[:, :, None] * matrix) + shift[:, None]
+                seen, changed, scale, translation = self._coupling_of(packed, x, coupling)
+                return packed.join(seen, (changed + translation) * scale), sum_of_logarithms(scale)
+
+            stacks = self._packed_stacks(packed, log_scale, tf.matmul(shift, matrix), matrix)
+            x, log_det = self._run(step, [packed.pack(y, condition)], stacks, range(self.n_steps))
+            x = packed.unpack(x)
         else:
 
             def step(x, condition, log_scale, shift, matrix, *coupling):
@@ -83,7 +94,8 @@ class GlowSteps(JointBijector):
                 x = tf.matmul(tf.reshape(x * tf.exp(log_scale) + shift, [-1, channels]), matrix)
                 return couple(tf.reshape(x, [-1, height, width, channels]), condition, coupling, smallest_scale)
 
-        x, log_det = self._run(step, y, condition, [log_scale, shift, matrix, *self.coupling], range(self.n_steps))
+            stacks = [log_scale, shift, matrix, *self.coupling]
+            x, log_det = self._run(step, [y, condition], stacks, range(self.n_steps))
         return x, log_det + self._constant_log_det(log_scale, height, width)
 
     def _joint_forward(self, x):
@@ -92,13 +104,18 @@ class GlowSteps(JointBijector):
         condition, log_scale, shift = self._for_maps(tf.shape(x)[0])
         shift = shift * tf.exp(-log_scale)
         smallest_scale = self.smallest_scale
+        order = reversed(range(self.n_steps))
         if self._fused(x):
+            packed = PackedPixels((height, width), channels, condition.shape[1])
 
-            def step(x, condition, log_scale, shift, matrix, *coupling):
-                x, log_det = uncouple(x, condition, coupling, smallest_scale)
-                matrix = matrix * tf.exp(-log_scale)[:, None]
-                x = tf.matmul(tf.reshape(x, [-1, height * width, channels]), matrix) - shift[:, None]
-                return tf.reshape(x, [-1, height, width, channels]), log_det
+            def step(x, log_scale, shift, matrix, *coupling):
+                seen, changed, scale, translation = self._coupling_of(packed, x, coupling)
+                x = packed.join(seen, changed / scale - translation)
+                return tf.matmul(x, matrix * tf.exp(-log_scale)[:, None]) - shift[:, None], -sum_of_logarithms(scale)
+
+            stacks = self._packed_stacks(packed, log_scale, shift, matrix)
+            y, log_det = self._run(step, [packed.pack(x, condition)], stacks, order)
+            y = packed.unpack(y)
         else:
 
             def step(x, condition, log_scale, shift, matrix, *coupling):
@@ -106,18 +123,27 @@ class GlowSteps(JointBijector):
                 x = tf.reshape(tf.matmul(tf.reshape(x, [-1, channels]), matrix), [-1, height, width, channels])
                 return x * tf.exp(-self._on_map(log_scale, x)) - self._on_map(shift, x), log_det
 
-        order = reversed(range(self.n_steps))
-        y, log_det = self._run(step, x, condition, [log_scale, shift, matrix, *self.coupling], order)
+            y, log_det = self._run(step, [x, condition], [log_scale, shift, matrix, *self.coupling], order)
         return y, log_det - self._constant_log_det(log_scale, height, width)
 
-    def _run(self, step, maps, condition, stacks, order):
+    def _packed_stacks(self, packed, log_scale, shift, matrix):
+        """What the steps on packed maps get, stacked over the steps."""
+        coupling = [*self.coupling[:4], *packed.kernels(*self.coupling[4:])]
+        return [packed.channels(log_scale), packed.channels(shift), packed.matrices(matrix), *coupling]
+
+    def _coupling_of(self, packed, x, coupling):
+        """What the network sees of packed maps, the half to be changed, and scale and shift for it."""
+        seen, changed = packed.split(x)
+        return seen, changed, *scale_and_shift(packed.network(seen, *coupling), self.smallest_scale)
+
+    def _run(self, step, inputs, stacks, order):
         """Apply the steps one after the other; value and the log-determinants that depend on the maps."""
         if not tf.executing_eagerly():
             step = tf.function(step, autograph=False, experimental_attributes={"_noinline": True})
         stacks = [tf.unstack(stack, num=self.n_steps) for stack in stacks]
-        log_dets = []
+        (maps, *others), log_dets = inputs, []
         for index in order:
-            maps, log_det = step(maps, condition, *[stack[index] for stack in stacks])
+            maps, log_det = step(maps, *others, *[stack[index] for stack in stacks])
             log_dets.append(log_det)
         return maps, tf.add_n(log_dets)
 

@@ -54,7 +54,9 @@ def plain(condition, injector, convolution, coupling, shape):
 
 
 CASES = {
-    "matrix per map": (4, (4, 2), ()),
+    "matrix per map, two pixels at once": (4, (4, 2), ()),
+    "four pixels at once": (4, (2, 4), ()),
+    "single pixels": (4, (3, 3), ()),
     "scale per pixel": (8, (2, 2), ()),
     "one pixel": (4, (1, 1), ()),
     "by position": (4, (4, 2), (4, 2)),
@@ -93,8 +95,8 @@ def test_several_maps_share_a_row_of_the_condition():
 @pytest.mark.parametrize("graph", [False, True])
 def test_the_couplings_are_called_once_per_value_and_log_determinant(monkeypatch, graph):
     calls = []
-    couple = glow_steps.couple
-    monkeypatch.setattr(glow_steps, "couple", lambda *arguments: calls.append(1) or couple(*arguments))
+    plain = glow_steps.scale_and_shift
+    monkeypatch.setattr(glow_steps, "scale_and_shift", lambda *arguments: calls.append(1) or plain(*arguments))
     values = tensors(4, 2)
 
     def both(maps):

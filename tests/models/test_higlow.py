@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from keras_cosmo.bijectors import glow_steps
+from keras_cosmo.bijectors import conditional_coupling, glow_steps
 from keras_cosmo.models.higlow import HIGlow, NegativeLogLikelihood
 
 NAMES, LOW, HIGH = ("Omega_m", "sigma_8"), (0.1, 0.6), (0.5, 1.0)
@@ -272,22 +272,24 @@ def test_start_from_training_maps():
 
 def test_steps_are_computed_once(monkeypatch):
     calls = []
-    couple, uncouple = glow_steps.couple, glow_steps.uncouple
-    monkeypatch.setattr(glow_steps, "couple", lambda *a: calls.append("couple") or couple(*a))
-    monkeypatch.setattr(glow_steps, "uncouple", lambda *a: calls.append("uncouple") or uncouple(*a))
-    model = flow(steps=2)
-    maps, parameters = batch()
+    plain = conditional_coupling.scale_and_shift
+    # Both kinds of steps: on packed pixels in the first block, on single ones in the second.
+    for module in (conditional_coupling, glow_steps):
+        monkeypatch.setattr(module, "scale_and_shift", lambda *a, name=module: calls.append(name) or plain(*a))
+    once = [glow_steps, conditional_coupling]
+    model = flow(8, steps=2)
+    maps, parameters = batch(side=8)
     model((maps, parameters))
-    assert calls == ["couple"] * 4
+    assert calls == [once[0]] * 2 + [once[1]] * 2
     calls.clear()
     model.distribution(parameters).sample(2, seed=[1, 2])
-    assert calls == ["uncouple"] * 4
+    assert calls == [once[1]] * 2 + [once[0]] * 2
     calls.clear()
     model.log_prob(maps, parameters)
     # One function per block, traced once.
-    assert calls == ["couple"] * 2
+    assert calls == once
     model.log_prob(maps[:2], parameters[:2])
-    assert calls == ["couple"] * 2
+    assert calls == once
 
 
 def test_weights_of_the_paper():
