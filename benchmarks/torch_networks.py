@@ -193,11 +193,24 @@ def line_discriminator(side, width=64) -> nn.Module:
 class FlowStep(nn.Module):
     """Injector, 1 x 1 convolution and coupling (Friedman & Hassan 2022, section 2.2)."""
 
-    def __init__(self, channels, side, width):
+    def __init__(self, channels, side, width, injector="scalar"):
         super().__init__()
-        self.injector = nn.ModuleList(
-            nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 1)) for _ in range(2)
-        )
+        kernel = 3 if side > 1 else 1
+        self.by_pixel = injector == "convolutional"
+        if self.by_pixel:
+            self.injector = nn.ModuleList(
+                [
+                    nn.Sequential(nn.Conv2d(2, width, kernel, padding="same"), nn.ReLU(), nn.Conv2d(width, width, 1)),
+                    nn.Sequential(
+                        nn.ReLU(), nn.ConstantPad2d(kernel // 2, 1.0), nn.Conv2d(width, 2 * channels, kernel)
+                    ),
+                ]
+            )
+        else:
+            outputs = channels if injector == "channel" else 1
+            self.injector = nn.ModuleList(
+                nn.Sequential(nn.Linear(2, width), nn.ReLU(), nn.Linear(width, outputs)) for _ in range(2)
+            )
         rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
         permutation, lower, upper = torch.linalg.lu(rotation)
         diagonal = torch.diagonal(upper)
@@ -206,7 +219,6 @@ class FlowStep(nn.Module):
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.register_buffer("permutation", permutation)
         self.register_buffer("sign", diagonal.sign())
-        kernel = 3 if side > 1 else 1
         self.network = nn.Sequential(
             nn.Conv2d(channels // 2 + 2, width, kernel, padding="same"),
             nn.ReLU(),
@@ -214,7 +226,8 @@ class FlowStep(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width, channels, kernel, padding="same"),
         )
-        for last in (self.injector[0][-1], self.injector[1][-1], self.network[-1]):
+        injectors = self.injector[1:] if self.by_pixel else self.injector
+        for last in (*(injector[-1] for injector in injectors), self.network[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -223,8 +236,12 @@ class FlowStep(nn.Module):
         upper = torch.triu(self.triangles, 1) + torch.diag(self.sign * self.log_diagonal.exp())
         return self.permutation @ lower @ upper
 
-    def inject(self, z):
-        log_scale, shift = (network(z)[:, :, None, None] for network in self.injector)
+    def inject(self, z, shape):
+        if self.by_pixel:
+            first, second = self.injector
+            log_scale, shift = second(first(z[:, :, None, None].expand(-1, -1, *shape))).chunk(2, 1)
+        else:
+            log_scale, shift = (network(z)[:, :, None, None] for network in self.injector)
         return 5 * torch.tanh(log_scale / 5), shift
 
     def couple(self, kept, z):
@@ -233,12 +250,14 @@ class FlowStep(nn.Module):
         return 0.5 * torch.sigmoid(raw + 2) + 0.5, shift
 
     def forward(self, x, z):
-        log_scale, shift = self.inject(z)
+        log_scale, shift = self.inject(z, x.shape[2:])
         pixels = x.shape[2] * x.shape[3]
         x = functional.conv2d(x * log_scale.exp() + shift, self.matrix().T[:, :, None, None])
         kept, changed = x.chunk(2, 1)
         scale, shift = self.couple(kept, z)
-        log_det = pixels * (x.shape[1] * log_scale[:, 0, 0, 0] + self.log_diagonal.sum())
+        # Of one scale for all, one for each channel, or one for each pixel of each.
+        log_det = log_scale.sum((1, 2, 3)) * (x[0].numel() // log_scale[0].numel())
+        log_det = log_det + pixels * self.log_diagonal.sum()
         return torch.cat([kept, (changed + shift) * scale], 1), log_det + scale.log().sum((1, 2, 3))
 
     def reverse(self, y, z):
@@ -246,23 +265,26 @@ class FlowStep(nn.Module):
         scale, shift = self.couple(kept, z)
         y = torch.cat([kept, changed / scale - shift], 1)
         y = functional.conv2d(y, self.matrix().inverse().T[:, :, None, None])
-        log_scale, shift = self.inject(z)
+        log_scale, shift = self.inject(z, y.shape[2:])
         return (y - shift) * (-log_scale).exp()
 
 
 class ConditionalGlow(nn.Module):
     """Friedman & Hassan 2022: ``blocks`` times a squeeze and ``steps`` steps, half of the channels finished.
 
-    Maps are ``(batch, 1, side, side)`` from 0 to 1, parameters from -1 to 1.
+    Maps are ``(batch, 1, side, side)`` from 0 to 1, parameters from -1 to 1. The injectors are MLPs from the parameters
+    to one scale and shift ("scalar") or to one per channel ("channel"), or, as in the authors' public code, three
+    convolutions on constant maps ("convolutional"); that code also has a last block without squeeze, ``final_block``.
     """
 
-    def __init__(self, side, blocks=6, steps=20, width=16):
+    def __init__(self, side, blocks=6, steps=20, width=16, injector="scalar", final_block=False):
         super().__init__()
-        self.blocks, self.shapes, channels = nn.ModuleList(), [], 1
-        for index in range(blocks):
-            side, channels = side // 2, 4 * channels
-            self.blocks.append(nn.ModuleList(FlowStep(channels, side, width) for _ in range(steps)))
-            if index < blocks - 1:
+        self.blocks, self.shapes, channels, self.squeezes = nn.ModuleList(), [], 1, blocks
+        for index in range(blocks + final_block):
+            if index < blocks:
+                side, channels = side // 2, 4 * channels
+            self.blocks.append(nn.ModuleList(FlowStep(channels, side, width, injector) for _ in range(steps)))
+            if index < blocks + final_block - 1:
                 channels //= 2
             self.shapes.append((channels, side, side))
 
@@ -270,7 +292,8 @@ class ConditionalGlow(nn.Module):
         """Log-densities, without the constant of the normal distribution."""
         total, norm = 0.0, 0.0
         for index, block in enumerate(self.blocks):
-            x = functional.pixel_unshuffle(x, 2)
+            if index < self.squeezes:
+                x = functional.pixel_unshuffle(x, 2)
             for step in block:
                 x, log_det = step(x, z)
                 total = total + log_det
@@ -286,21 +309,25 @@ class ConditionalGlow(nn.Module):
                 x = torch.cat([x, torch.randn(len(z), *self.shapes[index])], 1)
             for step in reversed(self.blocks[index]):
                 x = step.reverse(x, z)
-            x = functional.pixel_shuffle(x, 2)
+            if index < self.squeezes:
+                x = functional.pixel_shuffle(x, 2)
         return x
 
 
-def training_case(network, map_shape, maps, targets, *, width=None, channels_last=False, bfloat16=False) -> Case:
+def training_case(
+    network, map_shape, maps, targets, *, width=None, channels_last=False, bfloat16=False, flow=None
+) -> Case:
     """One of the networks with its batch, loss and optimizer.
 
     Args:
-        network: "regression", "matter", "separation", "dust" or "higlow".
+        network: "regression", "matter", "separation", "dust" or, for a flow, "higlow...".
         map_shape: Height and width of the maps.
         maps: NumPy array of a batch, channels last.
         targets: What belongs to it.
         width: Channels of the first layer, or of hidden layers of the flow. Defaults to the paper's.
         channels_last: Whether weights and maps lie in memory with the channels last.
         bfloat16: Whether the networks run under ``torch.autocast`` in bfloat16.
+        flow: Further arguments of `ConditionalGlow`.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -320,8 +347,8 @@ def training_case(network, map_shape, maps, targets, *, width=None, channels_las
     x, y = tensor(maps), tensor(targets)
     if network == "separation":
         return _separation(x, y, map_shape[0], options, placed, automatic)
-    if network == "higlow":
-        return _higlow(maps, y, map_shape[0], options, placed)
+    if network.startswith("higlow"):
+        return _higlow(maps, y, map_shape[0], {**options, **(flow or {})}, placed)
     if network == "regression":
         model, loss = light_cone_network(map_shape, **options), nn.MSELoss()
         optimizer = torch.optim.RMSprop(model.parameters(), 1e-3, alpha=0.9)

@@ -71,7 +71,9 @@ def test_rounds_are_checked():
     assert result.stderr == "--rounds: expected at least 1, got 0\n"
 
 
-@pytest.mark.parametrize("network", ["regression", "matter", "separation", "dust", "higlow"])
+@pytest.mark.parametrize(
+    "network", ["regression", "matter", "separation", "dust", "higlow", "higlow-quick", "higlow-public"]
+)
 def test_both_kinds_of_a_network_have_the_same_number_of_weights(network, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(FOLDER)
@@ -81,5 +83,5 @@ def test_both_kinds_of_a_network_have_the_same_number_of_weights(network, monkey
     shape = (48, 64) if network == "regression" else (16, 16)
     maps, targets = network_speed.batch(network, shape, 2)
     ours = network_speed.keras_model(network, shape, "float32", width=4)
-    theirs = torch_networks.training_case(network, shape, maps, targets, width=4)
+    theirs = torch_networks.training_case(network, shape, maps, targets, width=4, flow=network_speed.FLOWS.get(network))
     assert network_speed.count_weights(ours) == theirs.parameters
