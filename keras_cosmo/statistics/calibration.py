@@ -44,7 +44,6 @@ from keras_cosmo.statistics.sky_bootstrap import block_bootstrap
 LEVELS = tuple(np.round(np.arange(0.05, 1.0, 0.05), 2).tolist())
 
 _STEPS = np.arange(1, 256) / 256
-_REFERENCE_STREAM = 1
 _ITERATIONS = 60
 _TOLERANCE = 1e-4
 
@@ -230,7 +229,8 @@ def tarp(posteriors: Sequence, true, low, high, draws: int = 200, seed: int = 0,
 
 def _references(low, high, shape, seed) -> np.ndarray:
     """Random points of TARP, with a stream of their own: those of a plain seed may be the true parameters."""
-    return np.random.default_rng([_REFERENCE_STREAM, seed]).uniform(low, high, shape)
+    stream = np.random.SeedSequence(seed, spawn_key=(1,))
+    return np.random.default_rng(stream).uniform(low, high, shape)
 
 
 def calibration_numbers(

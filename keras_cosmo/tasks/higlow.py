@@ -318,10 +318,12 @@ class HIGlowTask(Task):
         model.compile(keras.optimizers.Adam(preset.learning_rate, global_clipnorm=preset.gradient_norm))
 
     def callbacks(self, preset):
-        """Learning rate on a plateau of the validation loss, or along a cosine."""
+        """Learning rate on a plateau of the validation loss, or along a cosine; and a look at the inversion."""
         import math
 
         import keras
+
+        from keras_cosmo.training.inversion_monitor import InversionMonitor
 
         if preset.schedule == "cosine":
             lowest, height = preset.smallest_learning_rate, preset.learning_rate - preset.smallest_learning_rate
@@ -329,8 +331,9 @@ class HIGlowTask(Task):
             def rate(epoch):
                 return lowest + height * (1.0 + math.cos(math.pi * epoch / preset.epochs)) / 2.0
 
-            return [keras.callbacks.LearningRateScheduler(rate)]
+            return [InversionMonitor(), keras.callbacks.LearningRateScheduler(rate)]
         return [
+            InversionMonitor(),
             keras.callbacks.ReduceLROnPlateau(
                 monitor="val_loss",
                 factor=preset.plateau_factor,
