@@ -41,6 +41,16 @@ def number_list(text: str) -> list[int]:
     return numbers
 
 
+# What the library says of its arguments, and the flag.
+FLAGS = {
+    **{name: "--" + name for name in ("field", "side", "simulations", "redshift", "floor")},
+    **{f"Give {name}": f"Give --{name}" for name in ("field", "redshift")},
+    "box_size": "--box-size",
+    "parameter_names": "--parameters",
+    "simulations out (simulations)": "simulations out (--simulations)",
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Convert; returns the exit status."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -68,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     from keras_cosmo.data.database import Database
     from keras_cosmo.data.formats.camels import convert_camels
     from keras_cosmo.progress import progress_callback
+    from keras_cosmo.tasks.command_line import as_flags
     from keras_cosmo.tasks.presets import fail
 
     try:
@@ -86,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress_callback("simulation"),
         )
     except (OSError, ValueError, RuntimeError) as error:
-        return fail(str(error))
+        return fail(as_flags(str(error), FLAGS))
     database = Database(path)
     ((field, kind),) = database.fields.items()
     print(f"{path}: {database.n_simulations} simulations x 15 maps: {field} {kind.shape} [{kind.unit}]")

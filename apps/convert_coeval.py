@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     from keras_cosmo.data.formats.coeval_folder import convert_coeval
     from keras_cosmo.progress import progress_callback
     from keras_cosmo.simulations.coeval import COEVAL_PARAMETERS
+    from keras_cosmo.tasks.command_line import as_flags
     from keras_cosmo.tasks.presets import fail
 
     try:
@@ -75,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress_callback("simulation"),
         )
     except (OSError, ValueError, RuntimeError) as error:
-        return fail(str(error))
+        names = vars(arguments).keys() - {"sources", "out"}
+        flags = {name: "--" + name.replace("_", "-") for name in names}
+        return fail(as_flags(str(error), {"no parameters": "--parameters without names"} | flags))
     print(path)
     return 0
 

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     from keras_cosmo.data.formats.lightcone_folder import convert_lightcones
     from keras_cosmo.progress import progress_callback
     from keras_cosmo.simulations.lightcones import LIGHTCONE_PARAMETERS
+    from keras_cosmo.tasks.command_line import as_flags
     from keras_cosmo.tasks.presets import fail
 
     try:
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress_callback("light-cone"),
         )
     except (OSError, ValueError, RuntimeError) as error:
-        return fail(str(error))
+        names = vars(arguments).keys() - {"sources", "out"}
+        return fail(as_flags(str(error), {name: "--" + name.replace("_", "-") for name in names}))
     print(path)
     return 0
 

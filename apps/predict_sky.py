@@ -8,7 +8,8 @@ velocity channels that the network was trained on. Overlapping patches are predi
 file are DUST, SCATTER (the standard deviation between patches) and PATCHES (their number), in RING order and galactic
 coordinates, with healpy's bad value -1.6375e30 where the mask hides the sky (a weight below 0.5; all other weights
 count as 1). The column UNSEEN is 1 in the half of the sky that the network was not trained on, where the model says
-which that is.
+which that is. A picture of the prediction and the scatter, and of the dust of the database and the difference where it
+has dust, lies beside it: dust.png beside dust.fits.
 
 Exit status: 0 written, 1 failed with one line that says why, 2 wrong usage, 130 interrupted by Ctrl-C.
 """
@@ -47,6 +48,9 @@ def main(argv=None) -> int:
         "--rotations", type=int, default=1, metavar="N", help="orientations in which each patch is predicted [1]"
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="PATCHES", help="patches per call [16]")
+    parser.add_argument(
+        "--figure", action=argparse.BooleanOptionalAction, default=True, help="draw the sky into a .png [yes]"
+    )
     arguments = parser.parse_args(argv)
 
     logging.basicConfig(format="%(message)s")
@@ -66,6 +70,7 @@ def main(argv=None) -> int:
             batch_size=arguments.batch_size,
             progress=progress_callback("patch"),
         )
+        picture = draw(arguments.data, arguments.sky, arguments.out, facts["unit"]) if arguments.figure else None
     except KeyboardInterrupt:
         return fail(f"stopped; {arguments.out} was not written.", 130)
     except (ValueError, OSError) as error:
@@ -79,7 +84,33 @@ def main(argv=None) -> int:
         f"{arguments.out}: DUST [{facts['unit']}] on {100 * facts['share']:.1f} % of the sky, {facts['patches']:g} "
         f"patches at a typical pixel; {facts['trained']}"
     )
+    if picture:
+        print(f"{picture}: the same as a picture")
     return 0
+
+
+def draw(data, sky, out, unit):
+    """Draw a predicted sky beside its file, with the dust of the database where it has some; returns the path."""
+    import healpy
+    import numpy as np
+
+    from keras_cosmo.data.database import Database
+    from keras_cosmo.figures.dust import sky_maps
+    from keras_cosmo.figures.style import save_png
+    from keras_cosmo.files import written_aside
+
+    predicted, scatter = (np.where(each > -1e30, each, np.nan) for each in healpy.read_map(out, field=(0, 1)))
+    maps, shared = {"predicted dust": predicted}, ()
+    database = Database(data)
+    if "dust" in database.fields:
+        dust = np.where(np.isfinite(predicted), database.read("dust", np.array([sky]))[0], np.nan)
+        maps = {"dust of the database": dust, **maps, "difference": predicted - dust}
+        shared = tuple(maps)[:2]
+    maps["scatter between patches"] = scatter
+    path = out.with_name(out.name.removesuffix(".gz").removesuffix(".fits") + ".png")
+    with written_aside(path) as aside:
+        save_png(sky_maps(maps, unit, shared=shared), aside)
+    return path
 
 
 if __name__ == "__main__":

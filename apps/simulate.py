@@ -525,7 +525,7 @@ def main(argv=None) -> int:
         simulator = SIMULATORS[arguments.kind](arguments)
         jobs = slurm_jobs(arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        return fail(message(error), 2)
+        return fail(message(error, arguments), 2)
     try:
         if arguments.print_job:
             print(jobs.script())
@@ -543,9 +543,9 @@ def main(argv=None) -> int:
                 progress=progress_callback("simulation"),
             )
     except KeyboardInterrupt as error:
-        return fail(message(error), 130)
+        return fail(message(error, arguments), 130)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        return fail(message(error), 1)
+        return fail(message(error, arguments), 1)
     shapes = ", ".join(
         f"{name} {field.shape} [{field.unit}]".removesuffix(" []") for name, field in simulator.fields.items()
     )
@@ -562,10 +562,19 @@ SIMULATORS = {
 }
 
 
-def message(error: BaseException) -> str:
-    """One line for an error; the operating system's own do not name their file in their text."""
+def message(error: BaseException, arguments) -> str:
+    """One line for an error, in the words of the command line.
+
+    The operating system's own errors do not name their file in their text.
+    """
+    from keras_cosmo.tasks.command_line import as_flags
+
     text = getattr(error, "strerror", None) or str(error) or "Interrupted."
-    return f"{error.filename}: {text}" if getattr(error, "filename", None) else text
+    if getattr(error, "filename", None):
+        return f"{error.filename}: {text}"
+    # "maps" is a word of other messages too.
+    names = {*GEOMETRY[arguments.kind], *vars(arguments)} - {"kind", "out", "maps"}
+    return as_flags(text, {name: flag_of(name) for name in names})
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ FACTS = {
 }
 
 
-def write(folder, metadata=None, unit=INTENSITY_UNIT):
+def write(folder, metadata=None, unit=INTENSITY_UNIT, side=SIDE):
     """Halpha is 0.6 of the observed map, [OIII] 0.3, and a tenth is left."""
-    maps = keras.Input((SIDE, SIDE), name="intensity")
+    maps = keras.Input((side, side), name="intensity")
     network = keras.Model(maps, keras.layers.Rescaling(0.6)(maps))
 
     def separate(intensity):
@@ -28,9 +28,9 @@ def write(folder, metadata=None, unit=INTENSITY_UNIT):
 
     signature = Signature(
         separate,
-        {"intensity": tf.TensorSpec([None, SIDE, SIDE], tf.float32)},
+        {"intensity": tf.TensorSpec([None, side, side], tf.float32)},
         dict.fromkeys(("intensity", "halpha", "oiii", "residual"), unit),
-        {"intensity": tf.zeros((1, SIDE, SIDE)).numpy()},
+        {"intensity": tf.zeros((1, side, side)).numpy()},
     )
     export_saved_model(network, folder, {"serving_default": signature}, FACTS if metadata is None else metadata)
     return folder

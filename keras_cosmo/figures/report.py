@@ -93,7 +93,8 @@ def write_report(
         tables: Tables of results, in order.
         notes: Paragraphs of plain text under "What this is not": what the numbers do not say.
         figures: Triples of title, caption and a Matplotlib Figure or the path of a PNG file, in order.
-        run: Pairs of label and value under "What was run". A value that begins with ``$ `` is shown as a command.
+        run: Pairs of label and value under "What was run". A value that begins with a dollar sign and a space is shown
+            as a command.
         data: Pairs of label and value under "Data".
         recipe: Tables of what was set, after the results.
         citations: Pairs of text and BibTeX entry, before that of this package.

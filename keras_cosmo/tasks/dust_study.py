@@ -5,6 +5,7 @@ import dataclasses
 import sys
 
 from keras_cosmo.tasks.dust_measures import BANDS, COLUMNS, INTEGRATED, KEYS, LINEAR, NETWORK
+from keras_cosmo.tasks.report_parts import now, series_parts
 from keras_cosmo.tasks.run import text_table
 from keras_cosmo.tasks.series import run_series, without_nan, write_json
 from keras_cosmo.tasks.settings import RunSettings
@@ -90,10 +91,10 @@ def _compare(task, settings, runs, metrics, config):
         report,
         title=f"{task.title}: weights of the correlations",
         subtitle=f"{task.paper.citation}; run {settings.out.name}",
-        summary=[("checksum", config["data"]["fingerprint"])],
+        summary=[("weights", str(len(runs))), ("preset", settings.preset_name), ("finished", now())],
         tables=[table],
         figures=[("correlation weights", "Mean correlation on the test cutouts against multipole (figure 6).", figure)],
-        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+        **series_parts(task, settings, config),
     )
     sys.stdout.write("\n" + text_table(table) + f"\n\nreport      {report}\n")
 

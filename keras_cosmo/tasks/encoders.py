@@ -6,6 +6,7 @@ import math
 import sys
 
 from keras_cosmo.tasks.presets import show
+from keras_cosmo.tasks.report_parts import now, series_parts
 from keras_cosmo.tasks.run import text_table
 from keras_cosmo.tasks.series import run_series, without_nan, write_json
 from keras_cosmo.tasks.settings import RunSettings
@@ -102,10 +103,10 @@ def _compare(task, settings, metrics, config):
         report,
         title=f"{task.title}: three encoders",
         subtitle=f"{task.paper.citation}; run {settings.out.name}",
-        summary=[("U-Net", str(settings.start_from)), ("checksum", config["data"]["fingerprint"])],
+        summary=[("U-Net", str(settings.start_from)), ("preset", settings.preset_name), ("finished", now())],
         tables=[table],
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in figures.items()],
-        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+        **series_parts(task, settings, config),
     )
     sys.stdout.write("\n" + text_table(table) + f"\n\nreport      {report}\n")
 

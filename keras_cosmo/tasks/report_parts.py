@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import inspect
+import json
 import pathlib
 import shlex
 
@@ -103,6 +104,36 @@ def report_parts(task, config: dict, *, split: str = "", command: str | None = N
         "notes": limits(task, settings, data),
         "citations": [(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex), *data_citations(data)],
     }
+
+
+def series_parts(task, settings: RunSettings, config: dict, *, more=()) -> dict:
+    """`report_parts` of several runs in subfolders that are compared.
+
+    Args:
+        task: `keras_cosmo.tasks.task.Task`.
+        settings: Of the series.
+        config: ``config.json`` of one of its runs.
+        more: As in `report_parts`.
+    """
+    begun = [json.loads(path.read_text()).get("started") for path in settings.out.glob("*/config.json")]
+    begun = sorted(each for each in begun if each and each != "unknown")
+    together = {key: value for key, value in config.items() if key != "started"} | {"settings": settings.to_json()}
+    together |= {"started": begun[0]} if begun else {}
+    more = [("finished", now()), *more]
+    return report_parts(task, together, split=split_in_words(config["split"]), more=more)
+
+
+def split_in_words(split: dict) -> str:
+    """One line about a split as ``config.json`` has it."""
+    from keras_cosmo.data.leaking_split import LeakingSplit
+    from keras_cosmo.data.sky_split import SkySplit
+    from keras_cosmo.data.splits import Split
+
+    if "train_area" in split:
+        return SkySplit(**split).describe()
+    if "kind" in split:
+        return LeakingSplit(**{key: value for key, value in split.items() if key != "kind"}).describe()
+    return Split.from_json(split).describe()
 
 
 def command_line(task, settings: dict) -> str:

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shlex
 import sys
 
+from keras_cosmo.tasks.report_parts import now, report_parts
 from keras_cosmo.tasks.run import check_folder, text_table
 from keras_cosmo.tasks.seen_simulations import seen_simulations
 from keras_cosmo.tasks.separation import SeparationTask, observed_range
@@ -109,6 +111,13 @@ def measure_elsewhere(run, data, out) -> dict:
     prepared = dataclasses.replace(
         prepared, database=database, split=AllForTest(database.path.name), fingerprint=scan.fingerprint
     )
+    measured = {
+        "path": str(database.path.resolve()),
+        "fingerprint": prepared.fingerprint,
+        "simulations": database.n_simulations,
+        "maps": database.n_maps,
+        "simulator": f"{database.attributes.get('simulator')} {database.attributes.get('simulator_version')}",
+    }
     logger.info("Measuring %s on %d maps of %s.", run, database.n_maps, database.path)
     evaluation = evaluate(task, preset, model, prepared)
     drawn = figures(task, preset, prepared, evaluation, {})
@@ -118,9 +127,9 @@ def measure_elsewhere(run, data, out) -> dict:
         title=f"{task.title}: maps from elsewhere",
         subtitle=f"{task.paper.citation}; network of {run.name}",
         summary=[
-            ("data", f"{database.attributes.get('simulator')} {database.attributes.get('simulator_version')}"),
-            ("maps", f"{database.n_maps} of {database.n_simulations} simulations"),
-            ("checksum", prepared.fingerprint),
+            ("data", f"{database.n_simulations} simulations, {database.n_maps} maps"),
+            ("network", str(run)),
+            ("finished", now()),
             ("split", prepared.split.describe()),
             *(
                 (f"mean {line}", f"{mean:.3e} (training: {familiar['trained'][line]:.3e})")
@@ -133,7 +142,15 @@ def measure_elsewhere(run, data, out) -> dict:
         ],
         tables=evaluation.tables,
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
-        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+        **report_parts(
+            task,
+            {**config, "data": measured},
+            split=prepared.split.describe(),
+            command=shlex.join(
+                ["python", "apps/evaluate_separation.py", "--run", str(run), "--data", str(data), "--out", str(out)]
+            ),
+            more=[("finished", now()), ("checksum of the training's data", config["data"]["fingerprint"])],
+        ),
     )
     metrics = evaluation.metrics | {f"mean_intensity/{line}": mean for line, mean in familiar["means"].items()}
     metrics["maps_outside_training"] = familiar["outside"]

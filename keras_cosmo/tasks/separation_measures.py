@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from keras_cosmo.tasks.report_parts import now, series_parts
 from keras_cosmo.tasks.run import text_table
 from keras_cosmo.tasks.task import Evaluation
 
@@ -561,15 +562,15 @@ def compare_members(task, settings, members, prepared, metrics, config) -> dict:
         title=f"{task.title}: {count} networks",
         subtitle=f"{task.paper.citation}; run {settings.out.name}",
         summary=[
-            ("data", f"{config['data']['simulator']}, {config['data']['maps']} maps"),
-            ("checksum", prepared.fingerprint),
-            ("split", prepared.split.describe()),
+            ("data", f"{config['data']['simulations']} simulations, {config['data']['maps']} maps"),
+            ("networks", str(count)),
             ("preset", settings.preset_name),
-            ("SavedModel", str(exported)),
+            ("finished", now()),
+            ("split", prepared.split.describe()),
         ],
         tables=tables,
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
-        citations=[(f"{task.paper.citation}: {task.paper.title}", task.paper.bibtex)],
+        **series_parts(task, settings, config, more=[("SavedModel", str(exported))]),
     )
     path = settings.out / "metrics.json"
     write_json(path, json.loads(json.dumps(without_nan(metrics))))

@@ -30,7 +30,7 @@ def test_converts_files(app, files, tmp_path, capsys):
     out = tmp_path / "out.h5"
     assert app["main"]([*files, "--out", str(out)]) == 1
     error = capsys.readouterr().err
-    assert "side: expected 1 to 16" in error
+    assert "error: --side: expected 1 to 16" in error
     assert "Traceback" not in error
     command = [*files, "--out", str(out), "--side", "8", "--parameters", "Omega_m", "A_SN1"]
     assert app["main"](command) == 0
@@ -63,6 +63,20 @@ def test_every_option_is_passed_on(app, files, tmp_path):
 def test_missing_file(app, files, tmp_path, capsys):
     assert app["main"]([str(tmp_path / "no.npy"), files[1], "--out", "o.h5", "--field", "HI", "--redshift", "6"]) == 1
     assert "there is no such file of maps" in capsys.readouterr().err
+
+
+def test_messages_name_flags(app, files, tmp_path, capsys):
+    nameless = tmp_path / "maps.npy"
+    nameless.write_bytes(pathlib.Path(files[0]).read_bytes())
+    for maps, options, message in (
+        (nameless, "", "Give --field, one of"),
+        (nameless, "--field HI", "Give --redshift."),
+        (files[0], "--side 8 --parameters Omega_X", "error: --parameters: expected some of"),
+        (files[0], "--side 8 --simulations 7", "error: --simulations: expected different numbers from 0 to 2"),
+        (files[0], "--side 8 --box-size 0", "error: --box-size: expected a positive size"),
+    ):
+        assert app["main"]([str(maps), files[1], "--out", str(tmp_path / "o.h5"), *options.split()]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_numbers(app):

@@ -45,7 +45,9 @@ def test_converts_the_folders_of_the_paper(app, tmp_path, capsys):
     table = runs / "params_simulation_mturn_lumx_ngamma.txt"
     table.rename(tmp_path / "table.txt")
     assert app["main"]([*command, "--out", str(tmp_path / "b.h5")]) == 1
-    assert "parameter_table: boxes without header" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--parameter-table: boxes without header" in error
+    assert "convert without labels (--parameters without names)." in error
     assert app["main"]([*command, "--out", str(tmp_path / "b.h5"), "--parameters"]) == 0
     assert Database(tmp_path / "b.h5").parameters == ()
     # Commas as above, or spaces.

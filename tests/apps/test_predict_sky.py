@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.export.saved_model import Signature, export_saved_model
@@ -93,6 +94,35 @@ def test_whole_sky(main, model, data, sky, tmp_path, capsys, caplog):
     assert scatter[used].min() >= 0.0
     truth = sky["hi_cube"][0, used, 0]
     assert np.corrcoef(dust[used], truth)[0, 1] > 0.8
+    assert output.out.splitlines()[1] == f"{tmp_path / 'dust.png'}: the same as a picture"
+    assert (tmp_path / "dust.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_picture(main, model, data, tmp_path, capsys):
+    out = tmp_path / "dust.fits.gz"
+    assert main(["--model", str(model), "--data", str(data), "--out", str(out), "--no-figure"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_picture_has_the_dust_of_the_database_and_the_difference(data, sky, tmp_path, monkeypatch):
+    drawn = {}
+
+    def keep(maps, unit, shared):
+        drawn.update(maps=maps, unit=unit, shared=shared)
+        return Figure()
+
+    monkeypatch.setattr("keras_cosmo.figures.dust.sky_maps", keep)
+    used = sky["mask"][0] > 0.0
+    predicted = np.where(used, sky["dust"][0] + 3.0, healpy.UNSEEN)
+    healpy.write_map(tmp_path / "my dust.fits.gz", [predicted, np.ones_like(predicted)], dtype=np.float64)
+    path = runpy.run_path(str(APP))["draw"](data, 0, tmp_path / "my dust.fits.gz", "uK_RJ")
+    assert path == tmp_path / "my dust.png"
+    assert path.is_file()
+    assert list(drawn["maps"]) == ["dust of the database", "predicted dust", "difference", "scatter between patches"]
+    assert (drawn["unit"], drawn["shared"]) == ("uK_RJ", ("dust of the database", "predicted dust"))
+    np.testing.assert_allclose(drawn["maps"]["difference"][used], 3.0, atol=1e-4)
+    assert np.isnan(drawn["maps"]["dust of the database"][~used]).all()
 
 
 def test_failures_are_one_line(main, model, data, tmp_path, capsys):

@@ -184,10 +184,10 @@ def test_databases_that_coeval_boxes_cannot_be_like(app, tmp_path, options, mess
     ("arguments", "message"),
     [
         (("--redshift-step", 1.1), "--redshift-step is not for --simulator embedded, which has --redshifts, "),
-        (("--slabs", 7), "slabs: a box of 64 cells cannot be divided into 7"),
+        (("--slabs", 7), "--slabs: a box of 64 cells cannot be divided into 7"),
         (("--like", "/nowhere/boxes.h5"), "there is no such file"),
         (("--simulator", "py21cmfast", "--box-cells", 10), "expected at least 45 Mpc"),
-        (("--simulator", "py21cmfast", "--redshifts", "3"), "redshifts: expected one or more numbers from 5.5"),
+        (("--simulator", "py21cmfast", "--redshifts", "3"), "--redshifts: expected one or more numbers from 5.5"),
     ],
 )  # fmt: skip
 def test_wrong_usage_of_coeval_is_one_line_and_status_2(app, tmp_path, capsys, arguments, message):
@@ -254,8 +254,8 @@ def test_databases_that_line_maps_cannot_be_like(app, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--lines", "lyman"), "expected lines to be different names out of"),
-        (("--map-cells", 4), "expected map_cells in [16, 1024], got 4"),
+        (("--lines", "lyman"), "expected --lines to be different names out of"),
+        (("--map-cells", 4), "error: expected --map-cells in [16, 1024], got 4"),
         (("--observed-wavelength", 0.5), "Halpha is emitted at 0.6563 um"),
         (("--dtype", "float16"), "--dtype float16 cannot hold intensities of 1e-9"),
         (("--like", "/nowhere/lines.h5"), "there is no such file"),
@@ -364,14 +364,14 @@ def test_skies_like_others(app, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("hi-maps", ("--cells", 4), "expected cells in [16, 256], got 4"),
-        ("hi-maps", ("--redshift", 0), "expected redshift in [3, 10], got 0.0"),
-        ("hi-maps", ("--particles", 20), "expected particles in [32, 256], got 20"),
+        ("hi-maps", ("--cells", 4), "error: expected --cells in [16, 256], got 4"),
+        ("hi-maps", ("--redshift", 0), "expected --redshift in [3, 10], got 0.0"),
+        ("hi-maps", ("--particles", 20), "expected --particles in [32, 256], got 20"),
         ("hi-maps", ("--dtype", "float16"), "--dtype float16 cannot hold surface densities of 1e10"),
         ("hi-maps", ("--like", "/nowhere/hi.h5"), "there is no such file"),
-        ("skies", ("--nside", 100), "expected nside to be a power of two, got 100"),
-        ("skies", ("--velocity-low", 20, "--velocity-high", 10), "expected velocity_low below velocity_high"),
-        ("skies", ("--uncorrelated", 1), "expected uncorrelated in [0, 0.95], got 1.0"),
+        ("skies", ("--nside", 100), "expected --nside to be a power of two, got 100"),
+        ("skies", ("--velocity-low", 20, "--velocity-high", 10), "expected --velocity-low below --velocity-high"),
+        ("skies", ("--uncorrelated", 1), "expected --uncorrelated in [0, 0.95], got 1.0"),
         ("skies", ("--like", "/nowhere/sky.h5"), "there is no such file"),
     ],
 )
@@ -405,7 +405,7 @@ def test_unparsable_usage_of_coeval(app, capsys, arguments, message):
             ("--simulator", "py21cmfast", "--n-perp", 10),
             "--n-perp is not for --simulator py21cmfast, which has --box-cells",
         ),
-        (("--n-perp", 1), "n_perp"),
+        (("--n-perp", 1), "expected --n-perp >= 8, got 1"),
         (("--cell-size", 3.0, "--z-max", 20.0), "--z-max has no effect beside --cell-size"),
         (("--like", "/nowhere/cones.h5"), "there is no such file"),
     ],

@@ -1,11 +1,14 @@
 """Pages name what exists, and say the same as the code."""
 
 import ast
+import dataclasses
+import itertools
 import pathlib
 import re
 import subprocess
 import sys
 import textwrap
+import urllib.parse
 
 import pytest
 
@@ -103,12 +106,55 @@ def test_changelog_knows_this_version_or_what_comes():
     assert titles[0] in ("Unreleased", keras_cosmo.__version__)
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_outside_links_are_well_formed(page):
+    """Whether they lead somewhere needs a network."""
+    for address in re.findall(r"https?:[^\s)>`\"']+", page.read_text(encoding="utf-8")):
+        parts = urllib.parse.urlsplit(address)
+        if parts.hostname == "localhost":
+            continue
+        assert parts.scheme == "https", address
+        assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), address
+        assert re.fullmatch(r"(/[\w.~&+-]*)*", parts.path), address
+        if parts.netloc == "arxiv.org":
+            assert re.fullmatch(r"/abs/\d{4}\.\d{5}", parts.path), address
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built as its first page says, with warnings as errors: links and anchors between pages among them."""
     for name in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(name)
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html", DOCS, tmp_path / "site"]
-    done = subprocess.run([*command, "-d", tmp_path / "doctrees"], capture_output=True, text=True, cwd=ROOT)
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, folder / "site"]
+    done = subprocess.run([*command, "-d", folder / "doctrees"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for page in ("index", "serving", "faq", "contributing", "api/models"):
-        assert (tmp_path / "site" / f"{page}.html").stat().st_size > 5000
+    return folder / "site"
+
+
+def test_the_site_has_its_pages(site):
+    for page in PAGES:
+        if page.is_relative_to(DOCS):
+            path = site / page.relative_to(DOCS).with_suffix(".html")
+            assert path.stat().st_size > 5000, path
+
+
+def test_the_site_needs_no_network(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"([^\"]*)|<link[^>]* rel=\"stylesheet\"[^>]* href=\"([^\"]*)",
+            page.read_text("utf-8"),
+        )
+        for source in filter(None, itertools.chain(*loaded)):
+            assert "//" not in source, (page, source)
+            assert (page.parent / source.partition("?")[0]).is_file(), (page, source)
+
+
+def test_the_site_has_every_number_of_the_recipes(site):
+    pages = {"RegressionTask": "regression", "MatterTask": "matter", "AstroTask": "matter"}
+    pages |= {"SeparationTask": "separation", "DustTask": "dust", "HIGlowTask": "higlow"}
+    for task in TASKS:
+        text = (site / f"{pages[task.__name__]}.html").read_text("utf-8")
+        assert "<!-- recipe" not in text
+        for field in dataclasses.fields(task.presets["paper"]):
+            assert f"--{field.name.replace('_', '-')}</span>" in text, field.name

@@ -63,6 +63,8 @@ def test_the_three_encoders_side_by_side(compared, unet):
     report = (compared / "run" / "report.html").read_text()
     for word in ("frozen", "fine-tune", "scratch", "0.76", "0.89"):
         assert word in report
+    for part in ("What this is not", "What was run", "--encoder all", "by simulation: 20 training", "How to cite"):
+        assert part in report
     assert {path.stem for path in (compared / "run" / "figures").iterdir()} == {"recovery", "encoder_comparison"}
     parent = encoder_weights(unet)
     assert equal(encoder_weights(compared / "run" / "frozen"), parent)

@@ -284,6 +284,9 @@ def test_study_compares_weights(tmp_path, database, capsys):
     assert (tmp_path / "study" / "figures" / "correlation_weights.png").is_file()
     config = json.loads((tmp_path / "study" / "weight-0" / "config.json").read_text())
     assert config["settings"]["preset"]["correlation_weight"] == 0.0
+    report = (tmp_path / "study" / "report.html").read_text()
+    for part in ("What this is not", "What was run", "--study 0.0 30.0", "by sky (2 training", "How to cite"):
+        assert part in report
 
 
 @pytest.mark.usefixtures("undrawn_figures", "no_export")

@@ -1,17 +1,30 @@
 import dataclasses
+import json
 import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
+from keras_cosmo.data.leaking_split import LeakingSplit
+from keras_cosmo.data.sky_split import split_skies
+from keras_cosmo.data.splits import split_by_simulation
 from keras_cosmo.tasks.astro import AstroTask
 from keras_cosmo.tasks.command_line import parser
 from keras_cosmo.tasks.dust import DustTask
 from keras_cosmo.tasks.higlow import HIGlowTask
 from keras_cosmo.tasks.matter import MatterTask
 from keras_cosmo.tasks.regression import RegressionTask
-from keras_cosmo.tasks.report_parts import SIMULATOR_CITATIONS, changes, command_line, now, report_parts
+from keras_cosmo.tasks.report_parts import (
+    SIMULATOR_CITATIONS,
+    changes,
+    command_line,
+    now,
+    report_parts,
+    series_parts,
+    split_in_words,
+)
 from keras_cosmo.tasks.separation import SeparationTask
 from keras_cosmo.tasks.settings import settings_from
 
@@ -136,3 +149,32 @@ def test_entries_are_those_of_the_bibliography():
     assert len(entries) == 5
     for bibtex in entries:
         assert bibtex in bibliography
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        split_by_simulation(np.arange(20)),
+        LeakingSplit(100, (0.7, 0.15, 0.15), seed=3),
+        split_skies(4, (0.5, 0.25, 0.25), seed=0, train_area="east", test_area="west"),
+        split_skies(1, (0.6, 0.2, 0.2), seed=0, train_area="north", test_area="south"),
+    ],
+    ids=("simulations", "copies", "skies", "areas"),
+)
+def test_a_split_in_words_as_the_run_said_it(split):
+    assert split_in_words(json.loads(json.dumps(split.to_json()))) == split.describe()
+
+
+def test_several_runs_began_with_the_first(tmp_path):
+    task = AstroTask()
+    for name, started in (("b", "2026-01-02 03:04 UTC"), ("a", "2026-01-02 03:09 UTC"), ("c", "unknown")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"started": started}))
+    several = settings(task, "--out", str(tmp_path), "--encoder", "all")
+    split = split_by_simulation(np.arange(20)).to_json()
+    last = config(task, "--encoder", "scratch", started="2026-01-02 03:09 UTC", split=split)
+    parts = series_parts(task, several, last, more=[("SavedModel", "x/1")])
+    run = dict(parts["run"])
+    assert (run["started"], run["SavedModel"]) == ("2026-01-02 03:04 UTC", "x/1")
+    assert "--encoder all" in run["command"]
+    assert dict(parts["data"])["split"] == "by simulation: 16 training, 2 validation, 2 test"

@@ -295,6 +295,9 @@ def test_ensemble(done, tmp_path, capsys):
     assert {"disagreement", "mean_intensity", "power_spectra", "peaks"} <= figures
     assert "halpha/power_ratio_of_median_k1.4" in metrics
     assert "Statistics of a map: median over the networks" in printed
+    report = (tmp_path / "run" / "report.html").read_text()
+    for part in ("What this is not", "What was run", "--ensemble 2", "by simulation: ", "separation_ensemble"):
+        assert part in report
     configs = [json.loads((tmp_path / "run" / f"member-{i}" / "config.json").read_text()) for i in (1, 2)]
     assert configs[0]["split"] == configs[1]["split"]
     database = Database(done / "lines.h5")

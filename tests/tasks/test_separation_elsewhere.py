@@ -43,6 +43,8 @@ def test_on_its_own_test_part_the_metrics_are_those_of_the_run(folder):
     assert {path.name for path in (folder / "on_test_part").iterdir()} == {"metrics.json", "figures", "report.html"}
     report = (folder / "on_test_part" / "report.html").read_text()
     assert "none of these simulations is known to have been trained on" in report
+    for part in ("What this is not", "What was run", "python apps/evaluate_separation.py --run ", "How to cite"):
+        assert part in report
     assert "unseen" not in report
     assert "test part" not in report
     assert "The map whose error is the median one (all maps of test_part.h5)" in report

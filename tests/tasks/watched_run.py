@@ -10,9 +10,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 from keras_cosmo.statistics import spectra
+from keras_cosmo.tasks import higlow_measures
 
-# Statistics take up to 200 MiB, in batches of so many pixels, which few small maps do not fill and more would.
+# Statistics take up to 200 MiB, in batches of so many pixels, which few small maps do not fill and more would; so does
+# the search for the nearest training maps among so many.
 spectra._BATCH_PIXELS = 2**16
+higlow_measures.NEAREST_TRAINING = 200
 
 
 def anonymous() -> int:
