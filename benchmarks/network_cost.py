@@ -36,7 +36,7 @@ LABELS = {
 MARKERS = ("o", "s", "^", "D", "v")
 NUMBERS = (10, 100, 1000)
 # Seconds after which no further maps are begun.
-LONGEST = 6.0
+LONGEST = 15.0
 
 
 def measure(request: dict) -> dict:
@@ -132,6 +132,7 @@ def shape(network: str, side: int) -> tuple[int, int]:
 def draw(found):
     """The figure: cost by cells, by batch and by number of maps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from keras_cosmo.figures import style
 
@@ -149,6 +150,10 @@ def draw(found):
             axes.set_yscale("log")
             axes.set_xlabel(label)
             axes.grid(True)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+                axis.set_minor_formatter(NullFormatter())
+        number.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         cells.set_ylabel("training, processor ms per map")
         batch.set_ylabel("training, processor ms per map")
         number.set_ylabel("inference with its start, processor s")

@@ -340,7 +340,7 @@ class HIGlowTask(Task):
                 patience=preset.plateau_patience,
                 min_lr=preset.smallest_learning_rate,
                 min_delta=0.0,
-            )
+            ),
         ]
 
     def check_start(self, settings, start, prepared):

@@ -18,6 +18,7 @@ KEYS = {
 }
 LEVELS = (0.5, 0.68, 0.95)
 LIKELIHOOD_BATCH = 400
+SAMPLED_AT_ONCE = 32
 # Maps of each of so many test simulations whose nearest training maps are looked for, among so many.
 NEAREST_SIMULATIONS, NEAREST_MAPS, NEAREST_TRAINING = 16, 2, 12000
 # Relative; beyond it samples and densities no longer belong together.
@@ -242,22 +243,33 @@ def generate(preset, model, gaussian, prepared, task, seed) -> dict:
     """Maps of the test simulations, and as many generated with the parameters of each as asked for."""
     import numpy as np
 
+    from keras_cosmo.files import disk_array
+
     database = prepared.database
     maps = prepared.split.maps("test", database.simulation)
     ids, first = np.unique(database.simulation[maps], return_index=True)
     values = database.targets(maps[first])
     generator = np.random.default_rng(seed)
-    drawn = np.asarray(
-        model.sample(values.astype(np.float32), preset.generated_maps, seed=generator.integers(2**31, size=2))
-    )
+    shape = (len(ids) * preset.generated_maps, *database.fields[task.field(database)].shape)
+    # On disk and a few at a time, as there may be more than the memory holds.
+    made = {name: disk_array(shape) for name in (FLOW, FIELD)}
+    some = max(1, SAMPLED_AT_ONCE // preset.generated_maps)
+    for start in range(0, len(ids), some):
+        part = values[start : start + some]
+        rows = slice(start * preset.generated_maps, (start + len(part)) * preset.generated_maps)
+        drawn = model.sample(part.astype(np.float32), preset.generated_maps, seed=generator.integers(2**31, size=2))
+        made[FLOW][rows] = np.moveaxis(np.asarray(drawn), 0, 1).reshape(-1, *shape[1:])
+        drawn = gaussian.sample(part, preset.generated_maps, int(generator.integers(2**31)))
+        # Infinite where the fit is so poor that no number is large enough.
+        with np.errstate(over="ignore"):
+            made[FIELD][rows] = drawn.reshape(-1, *shape[1:])
     return {
-        "true": database.read(task.field(database), maps),
+        "true": database.stored(task.field(database), maps),
         "simulation": database.simulation[maps],
         "ids": ids,
         "parameters": values,
         "generated_simulation": np.repeat(ids, preset.generated_maps),
-        FLOW: np.moveaxis(drawn, 0, 1).reshape(-1, *drawn.shape[2:]),
-        FIELD: gaussian.sample(values, preset.generated_maps, seed).reshape(-1, *drawn.shape[2:]),
+        **made,
     }
 
 

@@ -1,6 +1,8 @@
+import gzip
 import json
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -11,7 +13,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from keras_cosmo.data.database import Database
+from keras_cosmo.data.database import Database, write_database
 from keras_cosmo.inference.separated_maps import check_light, read_observed, separate_maps
 
 UNIT = "erg s^-1 cm^-2 sr^-1"
@@ -100,6 +102,95 @@ def test_an_image_keeps_its_coordinates(model, tmp_path, caplog):
         assert "observed_mean_range" in str(found[0].header["COMMENT"])
         found.verify("exception")
     assert not messages(caplog)
+
+
+def values_of(path):
+    """Arrays of a file of separated maps."""
+    if path.suffix == ".npz":
+        with np.load(path) as found:
+            return {name: found[name] for name in PARTS}
+    if path.suffix == ".fits":
+        with fits.open(path) as found:
+            found.verify("exception")
+            return {name: found[name.upper()].data.copy() for name in PARTS}
+    return {name: Database(path).read(name, range(Database(path).n_maps)) for name in PARTS}
+
+
+@pytest.mark.parametrize("given", [".npy", ".fits", ".fits.gz", ".h5"])
+@pytest.mark.parametrize("ending", [".h5", ".fits", ".npz"])
+def test_batches_of_any_size_give_the_same_file(given, ending, model, tmp_path):
+    maps, data = intensities(), tmp_path / f"maps{given}"
+    if given == ".npy":
+        np.save(data, np.asfortranarray(maps))
+    elif given == ".h5":
+        small_lines.write(data, fields={"observed": maps})
+    else:
+        fits_file = write_fits(tmp_path / "maps.fits", maps[:, None])
+        if given == ".fits.gz":
+            data.write_bytes(gzip.compress(fits_file.read_bytes()))
+    for batch_size in (2, 5):
+        separate_maps(model, data, tmp_path / f"{batch_size}{ending}", batch_size=batch_size)
+    one, other = (values_of(tmp_path / f"{batch_size}{ending}") for batch_size in (2, 5))
+    for name, part in PARTS.items():
+        np.testing.assert_allclose(one[name], part * maps, rtol=1e-5, atol=1e-15)
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_stored_integers_are_scaled(model, tmp_path):
+    maps = intensities(3)
+    image = fits.PrimaryHDU(maps.copy())
+    image.header["BUNIT"] = "erg s-1 cm-2 sr-1"
+    image.scale("int32", bscale=1e-15, bzero=1e-9)
+    image.writeto(tmp_path / "maps.fits")
+    np.testing.assert_allclose(read_observed(tmp_path / "maps.fits").maps, maps, atol=1e-15)
+    separate_maps(model, tmp_path / "maps.fits", tmp_path / "lines.npz", batch_size=2)
+    np.testing.assert_allclose(values_of(tmp_path / "lines.npz")["halpha"], 0.6 * maps, atol=1e-15)
+
+
+def test_more_maps_take_no_more_memory(tmp_path):
+    model = small_separation.write(tmp_path / "large", side=64)
+    most = {}
+    # The first few bring modules with them.
+    for count in (5, 200, 1000):
+        maps = np.full((count, 64, 64), 1e-9, np.float32)
+        (tmp_path / "maps.h5").unlink(missing_ok=True)
+        write_database(
+            tmp_path / "maps.h5",
+            task="separation",
+            fields={"observed": (maps, UNIT)},
+            parameters=(),
+            parameter_values=np.zeros((5, 0)),
+            simulation=np.arange(count) % 5,
+            attributes={},
+        )
+        for data, out in (("maps.h5", "lines.h5"), ("lines.h5", "lines.fits"), ("lines.fits", "lines.npz")):
+            tracemalloc.start()
+            separate_maps(model, tmp_path / data, tmp_path / out, "halpha" if data == "lines.h5" else None, 50)
+            most[out, count] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        found = values_of(tmp_path / "lines.npz")["oiii"]
+        np.testing.assert_allclose(found, 0.3 * 0.6 * 0.6 * maps, rtol=1e-5)
+    for out in ("lines.h5", "lines.fits", "lines.npz"):
+        assert most[out, 1000] - most[out, 200] < 0.2 * 0.8 * maps.nbytes, (out, most)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".fits", ".npz"])
+def test_nothing_is_left_of_a_run_that_fails(ending, model, tmp_path, monkeypatch):
+    from keras_cosmo.inference.saved_model_predictor import SavedModelPredictor
+
+    np.save(tmp_path / "maps.npy", intensities())
+    whole, calls = SavedModelPredictor.predict, []
+
+    def predict(self, **arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return whole(self, **arguments)
+
+    monkeypatch.setattr(SavedModelPredictor, "predict", predict)
+    with pytest.raises(OSError, match=r"Could not write .*: No space left on device"):
+        separate_maps(model, tmp_path / "maps.npy", tmp_path / f"lines{ending}", batch_size=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["maps.npy"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, SIDE, SIDE), (SIDE, SIDE), (3, SIDE, SIDE)])
@@ -248,11 +339,15 @@ def test_files_that_do_not_fit(model, tmp_path):
     (tmp_path / "cut.fits").write_bytes(whole[:6000])
     (tmp_path / "text.fits").write_text("hello")
     fits.HDUList([fits.PrimaryHDU()]).writeto(tmp_path / "empty.fits")
+    fits.PrimaryHDU(np.ones(8, np.float32)).writeto(tmp_path / "row.fits")
+    fits.PrimaryHDU(np.ones((2, 3, SIDE, SIDE), np.float32)).writeto(tmp_path / "two_axes.fits")
     (tmp_path / "cut.npy").write_bytes((tmp_path / "maps.npy").read_bytes()[:300])
     for name, message in (
         ("cut.fits", "cannot be read as FITS"),
         ("text.fits", "cannot be read as FITS"),
         ("empty.fits", "got no extension with pixels"),
+        ("row.fits", r"expected one map .* got the shape \(8,\)"),
+        ("two_axes.fits", r"expected one map .* got the shape \(2, 3, 8, 8\)"),
         ("cut.npy", "cannot be read as .npy"),
     ):
         with pytest.raises(ValueError, match=f"{name}: .*{message}"):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import small_coeval
+import small_hydrogen
 import small_lightcones
 import small_lines
 
@@ -26,6 +27,11 @@ def lines(path, count):
     return small_lines.write(path, fields=small_lines.maps(count, side=64))
 
 
+def hydrogen(path, count):
+    known = small_hydrogen.values(count // 10)
+    return small_hydrogen.write(path, known=known, fields={"hi": small_hydrogen.maps(known, 10, side=96)})
+
+
 RUNS = {
     "regression": ("train_regression.py", lightcones, ["--filters", "2", "2", "--kernel-size", "3"]),
     "matter": ("train_matter.py", boxes, ["--widths", "2", "4", "--redshifts", "15"]),
@@ -35,6 +41,14 @@ RUNS = {
         ["--widths", "2", "4", "--regression-widths", "4", "4", "4", "--redshifts", "15", "--encoder", "scratch"],
     ),
     "separation": ("train_separation.py", lines, ["--depth", "3", "--width", "2", "--no-l1-baseline"]),
+    "higlow": (
+        "train_higlow.py",
+        hydrogen,
+        [
+            *("--blocks", "1", "--steps", "1", "--width", "4", "--posterior-maps", "1", "--grid-cells", "12"),
+            *("--generated-maps", "2", "--moment-epochs", "0"),
+        ],
+    ),
 }
 
 
