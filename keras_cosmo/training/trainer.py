@@ -465,19 +465,22 @@ class Trainer:
             {name: _plain(getattr(callback, name)) for name in _state_names(callback)} for callback in callbacks
         ]
         return {
-            "callbacks": remembered,
+            # One that only looks on may come or go.
+            "callbacks": [values for values in remembered if values],
             "history": self.history,
             "best": self._best,
             "stop_training": bool(self.model.stop_training),
         }
 
     def _set_state(self, state, callbacks):
-        if len(state["callbacks"]) != len(callbacks):
+        remembering = [callback for callback in callbacks if _state_names(callback)]
+        saved = [values for values in state["callbacks"] if values]
+        if len(saved) != len(remembering):
             raise ValueError(
-                f"The checkpoint was written with {len(state['callbacks'])} callbacks, this run has {len(callbacks)}. "
-                "Resume with the same callbacks, or train into another folder."
+                f"The checkpoint has the state of {len(saved)} callbacks, this run has {len(remembering)} that remember "
+                "something between epochs. Resume with the same callbacks, or train into another folder."
             )
-        for callback, values in zip(callbacks, state["callbacks"], strict=True):
+        for callback, values in zip(remembering, saved, strict=True):
             for name, value in values.items():
                 setattr(callback, name, value)
         self.history = state["history"]

@@ -210,6 +210,20 @@ def test_early_stopping_is_remembered(tmp_path):
     assert stopped(True) == first
 
 
+def test_callbacks_that_remember_must_come_back(tmp_path):
+    data = train_once.Data()
+
+    def fit(*callbacks):
+        return Trainer(train_once.build(), tmp_path).fit(data, None, epochs=1, callbacks=callbacks, resume=True)
+
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="loss")
+    fit(plateau)
+    # One that only looks on may come with them.
+    fit(keras.callbacks.LambdaCallback(), plateau)
+    with pytest.raises(ValueError, match="has the state of 1 callbacks, this run has 0 that remember"):
+        fit(keras.callbacks.LambdaCallback())
+
+
 def test_not_compiled(tmp_path):
     model = keras.Sequential([keras.Input((12, 12)), keras.layers.Flatten(), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="not compiled"):
