@@ -124,7 +124,7 @@ def test_paper_preset_is_the_paper():
     ]
     assert float(model.optimizer.learning_rate) == pytest.approx(3e-4)
     assert model.optimizer.global_clipnorm == 2.0
-    (plateau,) = task.callbacks(preset)
+    (_, plateau) = task.callbacks(preset)
     assert (plateau.monitor, plateau.factor, plateau.patience, plateau.min_lr) == ("val_loss", 0.8, 10, 1e-5)
     assert task.paper_values(preset) == {"rmse/Omega_m": 0.058, "rmse/sigma_8": 0.065}
 
@@ -169,7 +169,7 @@ def everything(preset, database):
     prepared = task.prepare(preset, database, seed=1)
     keras.utils.set_random_seed(1)
     model = task.model(preset, database, prepared.normalization, "float32")
-    (decay,) = task.callbacks(preset)
+    (_, decay) = task.callbacks(preset)
     chosen = task.chosen(preset, prepared, "test")
     (posterior,) = measures.grid(preset, KnownModel().log_prob, chosen[0][:1], database.parameters)
     gaussian = types.SimpleNamespace(sample=lambda values, n, seed: np.ones((len(values), n, 16, 16)))
@@ -208,7 +208,7 @@ def test_every_field_matters(name, database):
 
 def test_cosine_schedule():
     preset = dataclasses.replace(SMALL, schedule="cosine", learning_rate=1e-2, smallest_learning_rate=1e-4, epochs=4)
-    (decay,) = HIGlowTask().callbacks(preset)
+    (_, decay) = HIGlowTask().callbacks(preset)
     half = (1e-2 + 1e-4) / 2
     assert [decay.schedule(epoch) for epoch in (0, 2, 4)] == pytest.approx([1e-2, half, 1e-4])
 
