@@ -70,7 +70,6 @@ def main(argv=None) -> int:
             batch_size=arguments.batch_size,
             progress=progress_callback("patch"),
         )
-        picture = draw(arguments.data, arguments.sky, arguments.out, facts["unit"]) if arguments.figure else None
     except KeyboardInterrupt:
         return fail(f"stopped; {arguments.out} was not written.", 130)
     except (ValueError, OSError) as error:
@@ -84,7 +83,13 @@ def main(argv=None) -> int:
         f"{arguments.out}: DUST [{facts['unit']}] on {100 * facts['share']:.1f} % of the sky, {facts['patches']:g} "
         f"patches at a typical pixel; {facts['trained']}"
     )
-    if picture:
+    if arguments.figure:
+        try:
+            picture = draw(arguments.data, arguments.sky, arguments.out, facts["unit"])
+        except KeyboardInterrupt:
+            return fail(f"stopped; {arguments.out} is there, the picture is not.", 130)
+        except (ValueError, OSError) as error:
+            return fail(f"{arguments.out} is there, the picture is not: {' '.join(str(error).split())}")
         print(f"{picture}: the same as a picture")
     return 0
 

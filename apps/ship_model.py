@@ -38,14 +38,16 @@ def main(argv=None) -> int:
         settings = settings_from(task, given)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
-    if not (settings.out / "metrics.json").exists():
-        status = train(task, settings, arguments.flags)
-        if status:
-            return status
-    from keras_cosmo.tasks.shipped_model import ship
-
     try:
+        if not (settings.out / "metrics.json").exists():
+            status = train(task, settings, arguments.flags)
+            if status:
+                return status
+        from keras_cosmo.tasks.shipped_model import ship
+
         folder = ship(task, settings.out, settings.saved_models, arguments.to)
+    except KeyboardInterrupt:
+        return fail("stopped; the same command goes on.", 130)
     except (ValueError, OSError) as error:
         return fail(" ".join(str(error).split()))
     print(f"{folder / 'MODEL_CARD.md'}")
@@ -62,15 +64,16 @@ def train(task, settings, flags) -> int:
     cache = settings.cache or default_cache()
     there = set(cache.glob("*.h5"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    status = subprocess.run([sys.executable, str(script), *flags, *resume]).returncode
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    path = settings.out / "processor_time.json"
-    if settings.out.is_dir():
-        known = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "simulated": False}
-        known["seconds"] += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        known["simulated"] |= set(cache.glob("*.h5")) > there
-        path.write_text(json.dumps(known) + "\n")
-    return status
+    try:
+        return subprocess.run([sys.executable, str(script), *flags, *resume]).returncode
+    finally:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        path = settings.out / "processor_time.json"
+        if settings.out.is_dir():
+            known = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "simulated": False}
+            known["seconds"] += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            known["simulated"] |= set(cache.glob("*.h5")) > there
+            path.write_text(json.dumps(known) + "\n")
 
 
 if __name__ == "__main__":

@@ -572,6 +572,9 @@ def message(error: BaseException, arguments) -> str:
     text = getattr(error, "strerror", None) or str(error) or "Interrupted."
     if getattr(error, "filename", None):
         return f"{error.filename}: {text}"
+    # These are names in a file.
+    if "attribute" in text:
+        return text
     # "maps" is a word of other messages too.
     names = {*GEOMETRY[arguments.kind], *vars(arguments)} - {"kind", "out", "maps"}
     return as_flags(text, {name: flag_of(name) for name in names})

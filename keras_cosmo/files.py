@@ -46,13 +46,27 @@ def disk_array(shape: tuple[int, ...]):
     Args:
         shape: Of the array, which starts as zeros.
 
+    The file is in the folder that ``TMPDIR`` names, which on some machines is memory.
+
     Raises:
-        OSError: If the disk is full.
+        OSError: If there is no room for all of it.
     """
+    import math
+    import os
     import tempfile
 
     import numpy as np
 
     # The map stays when the file is closed.
     with tempfile.TemporaryFile() as file:
+        size = 4 * math.prod(shape)
+        # Else a full disk would end the process at the first write that has no room.
+        if size and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise OSError(
+                    f"No room for {size / 1e9:.3g} GB in {tempfile.gettempdir()} ({error.strerror}). Make room, or set "
+                    "TMPDIR to a folder that has some."
+                ) from error
         return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,4 +1,5 @@
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -35,3 +36,9 @@ def test_disk_array_goes_with_its_file():
     array[1] = 5.0
     assert array.sum() == 10.0
     assert disk_array((3, 2)).sum() == 0.0
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no way to ask for room here")
+def test_disk_array_without_room():
+    with pytest.raises(OSError, match=r"No room for 4e\+06 GB in .* set TMPDIR to a folder"):
+        disk_array((10**6, 10**9))

@@ -52,7 +52,7 @@ def read_card(folder) -> dict:
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        expected = card["files"]
+        expected = dict(card["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}). Check the file out again: git checkout -- {path}"
@@ -88,8 +88,8 @@ def card_page(card: dict) -> str:
     made, data, check = card["made"], card["data"], card["check"]
     parts = [
         f"# {card['title']}: `{card['name']}`",
-        f"Trained as in {card['paper']}, on maps of the {data['simulator']}. Licence: {card['licence']}. Size: "
-        f"{sum(each['bytes'] for each in card['files'].values()) / 1e6:.1f} MB.",
+        f"The network of {card['paper']}, trained on maps of the {data['simulator']}. Licence: {card['licence']}. "
+        f"Size: {sum(each['bytes'] for each in card['files'].values()) / 1e6:.1f} MB.",
         "## What it takes and returns",
         *(_signature(name, signature) for name, signature in card["signatures"].items()),
         "## Data and split",
@@ -175,7 +175,8 @@ def _table(table):
 
 
 def _rows(header, rows):
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def _list(items):

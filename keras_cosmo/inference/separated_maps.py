@@ -501,7 +501,7 @@ def _fits_writer(path, observed, sides, units, facts):
 
         def write(rows, lines):
             for name, maps in lines.items():
-                file.seek(begins[name] + rows.start * maps[0].nbytes)
+                file.seek(begins[name] + rows.start * 4 * maps[0].size)
                 file.write(maps.astype(">f4").tobytes())
 
         yield write

@@ -85,6 +85,7 @@ def run(task, settings: RunSettings, progress: bool = False) -> dict:
             "simulations": database.n_simulations,
             "maps": database.n_maps,
             "simulator": f"{database.attributes.get('simulator')} {database.attributes.get('simulator_version')}",
+            "seed": int(database.attributes["seed"]) if "seed" in database.attributes else None,
         },
         "parameters": list(database.parameter_names),
         "split": prepared.split.to_json(),

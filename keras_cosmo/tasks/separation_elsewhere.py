@@ -144,7 +144,7 @@ def measure_elsewhere(run, data, out) -> dict:
         figures=[(name.replace("_", " "), caption, figure) for name, (figure, caption) in drawn.items()],
         **report_parts(
             task,
-            {**config, "data": measured},
+            {**{key: value for key, value in config.items() if key not in ("started", "workers")}, "data": measured},
             split=prepared.split.describe(),
             command=shlex.join(
                 ["python", "apps/evaluate_separation.py", "--run", str(run), "--data", str(data), "--out", str(out)]

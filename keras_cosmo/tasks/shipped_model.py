@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 VERSION = "1"
 """Version folder of every shipped model. It stays, as the user's own exports count on and must not be in the way."""
 TIME = "processor_time.json"
-# Relative, of each number of the fixed set. Other numbers of threads and other kernels move them by less than 1e-4;
-# graphics cards that shorten float32 (TF32) by more.
+# Relative, of each number of the fixed set: room for other kernels, and for graphics cards that shorten float32.
 TOLERANCE = 1e-2
 
 
@@ -36,17 +35,22 @@ def ship(task, run, exports, saved_models) -> pathlib.Path:
 
     Raises:
         FileNotFoundError: If the run has not finished, or its SavedModel is gone.
-        ValueError: If the run is damaged, of another task, of data from elsewhere, or has the seed of the fixed set.
+        ValueError: If the run is damaged, of another task, of data from elsewhere, has the seed of the fixed set, or a
+            split that is not by simulation.
     """
     run, saved_models = pathlib.Path(run), pathlib.Path(saved_models)
     config = read_config(run, task.name)
     settings = config["settings"]
-    if settings["data"] is not None and not config["data"]["simulator"].startswith("embedded"):
+    data = config["data"]
+    if settings["data"] is not None or not data["simulator"].startswith("embedded"):
         raise ValueError(
-            f"{run} was trained on {settings['data']}: shipped models are trained on the embedded simulator."
+            f"{run} was trained on {settings['data'] or data['simulator']}: shipped models are trained on what their "
+            "command simulates, by the embedded simulator."
         )
-    if settings["seed"] == SEED:
+    if SEED in (settings["seed"], data.get("seed")):
         raise ValueError(f"{run} has the seed {SEED}, that of the fixed set: it would be measured on its training.")
+    if "kind" in config["split"]:
+        raise ValueError(f"{run} has a split that is not by simulation: its numbers are of maps that it has seen.")
     metrics = _read_metrics(run)
     source = find_export(pathlib.Path(exports) / task.model_name, run, metrics)
     base = saved_models / task.model_name
@@ -60,7 +64,8 @@ def ship(task, run, exports, saved_models) -> pathlib.Path:
         card["check"] = measure_on_fixed_set(task, _preset(task, settings), serve(aside), folder)
         card["check"]["tolerance"] = TOLERANCE
         write_card(aside, card)
-        shutil.rmtree(base / VERSION, ignore_errors=True)
+        if (base / VERSION).exists():
+            (base / VERSION).rename(pathlib.Path(folder) / "before")
         aside.rename(base / VERSION)
     return base / VERSION
 
@@ -158,7 +163,7 @@ def build_card(task, run, config: dict, metrics: dict, facts: dict) -> dict:
             "seed": settings["seed"],
             "precision": settings["precision"],
             "epochs": metrics["epochs"],
-            "started": config.get("started"),
+            "started": None if config.get("started") == "unknown" else config.get("started"),
             "processor_seconds": time.get("seconds"),
             "simulated": time.get("simulated"),
             "versions": config.get("versions", {}),

@@ -84,7 +84,8 @@ SHOWN = {
             "T at k = 1.4 / arcmin, {line}": "{line}/transfer_k1.4",
             "distance of the PDFs, {line}": "{line}/pdf_distance",
         },
-        text=_AMPLITUDES,
+        text=_AMPLITUDES
+        + " A GAN makes maps with the right statistics: for pixels and peaks compare it, above, with the filter.",
     ),
     "dust": Shown(
         models={
@@ -163,7 +164,6 @@ def _table(task, rows, metrics, config):
     for label, key in _expanded(rows, config):
         values = [metrics.get(f"{prefix}{key}") for prefix in models.values()]
         errors = [standard_error(metrics, f"{prefix}{key}") for prefix in models.values()]
-        # The prior's own scatter is all that is known without a map.
         if any(value is not None for value in values):
             found.append(
                 {"label": label, "values": [*values, metrics.get(f"paper/{key}")], "standard_errors": [*errors, None]}

@@ -477,8 +477,8 @@ class Trainer:
         saved = [values for values in state["callbacks"] if values]
         if len(saved) != len(remembering):
             raise ValueError(
-                f"The checkpoint has the state of {len(saved)} callbacks, this run has {len(remembering)} that remember "
-                "something between epochs. Resume with the same callbacks, or train into another folder."
+                f"The checkpoint has the state of {len(saved)} callbacks, this run has {len(remembering)} that "
+                "remember something between epochs. Resume with the same callbacks, or train into another folder."
             )
         for callback, values in zip(remembering, saved, strict=True):
             for name, value in values.items():

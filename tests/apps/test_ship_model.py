@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
 
 import pytest
 
@@ -88,17 +89,26 @@ def test_what_cannot_be_shipped(shipped, tmp_path):
         shipped_model.ship(RegressionTask(), other, exports, tmp_path)
     for change, message in (
         ({"settings": {**config["settings"], "seed": SEED}}, "that of the fixed set"),
-        (
-            {
-                "settings": {**config["settings"], "data": "a.h5"},
-                "data": {**config["data"], "simulator": "py21cmfast 4.1"},
-            },
-            "was trained on a.h5: shipped models are trained on the embedded simulator",
-        ),
+        ({"data": {**config["data"], "seed": SEED}}, "that of the fixed set"),
+        ({"settings": {**config["settings"], "data": "a.h5"}}, "was trained on a.h5: shipped models are trained on"),
+        # As that of a run whose data another one takes.
+        ({"data": {**config["data"], "simulator": "py21cmfast 4.1"}}, "was trained on py21cmfast 4.1: shipped"),
+        ({"split": {"kind": "map"}}, "a split that is not by simulation"),
     ):
         (other / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
             shipped_model.ship(RegressionTask(), other, exports, tmp_path)
+
+
+def test_a_stopped_training_is_said_and_counted(tmp_path, capsys, monkeypatch):
+    def stopped(command):
+        (tmp_path / "runs" / "small").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", stopped)
+    assert main("--to", tmp_path, "regression", *flags(tmp_path)) == 130
+    assert capsys.readouterr().err == "error: stopped; the same command goes on.\n"
+    assert json.loads((tmp_path / "runs" / "small" / "processor_time.json").read_text())["seconds"] == pytest.approx(0, abs=1)
 
 
 def test_wrong_usage(tmp_path, capsys):

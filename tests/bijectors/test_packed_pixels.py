@@ -54,12 +54,13 @@ def plain_network(seen, weights):
     return tf.nn.conv2d(x, weights[4], 1, "SAME") + weights[5]
 
 
+@pytest.mark.parametrize("side", [3, 2, 5])
 @pytest.mark.parametrize("graph", [False, True])
-def test_network_and_its_gradients_are_those_of_plain_convolutions(case, graph):
+def test_network_and_its_gradients_are_those_of_plain_convolutions(case, graph, side):
     packed, maps, condition, generator = case
     channels, width = maps.shape[-1], 5
-    shapes = [(3, 3, channels // 2 + N_PARAMETERS, width), (width,), (1, 1, width, width), (width,)]
-    shapes += [(3, 3, width, channels), (channels,)]
+    shapes = [(side, side, channels // 2 + N_PARAMETERS, width), (width,), (1, 1, width, width), (width,)]
+    shapes += [(side, side, width, channels), (channels,)]
     weights = [tf.constant(generator.normal(size=shape)) for shape in shapes]
     seen, _ = packed.split(packed.pack(maps, condition))
     upstream = tf.constant(generator.normal(size=(*maps.shape[:3], channels)))

@@ -94,6 +94,12 @@ def test_what_is_unknown_is_left_out():
     assert "differs from the preset `quick`: nothing" in page
 
 
+def test_bars_in_labels_are_not_ends_of_cells():
+    rows = [{"label": "largest |r - 1|", "values": [0.1], "standard_errors": [None]}]
+    page = card_page({**CARD, "metrics": {**CARD["metrics"], "columns": ["network"], "rows": rows}, "files": {}})
+    assert r"| largest \|r - 1\| | 0.1 |" in page
+
+
 def test_changed_files_are_found(folder):
     (folder / "saved_model.pb").write_bytes(b"grapH")
     with pytest.raises(ValueError, match=r"saved_model\.pb differs from the checksums of card\.json"):
@@ -107,6 +113,11 @@ def test_missing_and_damaged_cards(folder, tmp_path_factory):
     (folder / "card.json").write_text("{")
     with pytest.raises(ValueError, match=r"card\.json is damaged \(JSONDecodeError"):
         read_card(folder)
+    for files in ("[]", "null", "3"):
+        (folder / "card.json").write_text(f'{{"files": {files}}}')
+        if files != "[]":
+            with pytest.raises(ValueError, match=r"card\.json is damaged \(TypeError"):
+                read_card(folder)
     (folder / "card.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no model card, expected card\.json"):
         read_card(folder)

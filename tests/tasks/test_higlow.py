@@ -25,6 +25,7 @@ from keras_cosmo.tasks.command_line import main
 from keras_cosmo.tasks.higlow import PRESETS, HIGlowTask
 from keras_cosmo.tasks.higlow_signatures import posterior_points, signatures
 from keras_cosmo.tasks.settings import settings_from
+from keras_cosmo.training.inversion_monitor import InversionMonitor
 
 SIZES = {
     "blocks": 1,
@@ -124,7 +125,8 @@ def test_paper_preset_is_the_paper():
     ]
     assert float(model.optimizer.learning_rate) == pytest.approx(3e-4)
     assert model.optimizer.global_clipnorm == 2.0
-    (_, plateau) = task.callbacks(preset)
+    monitor, plateau = task.callbacks(preset)
+    assert isinstance(monitor, InversionMonitor)
     assert (plateau.monitor, plateau.factor, plateau.patience, plateau.min_lr) == ("val_loss", 0.8, 10, 1e-5)
     assert task.paper_values(preset) == {"rmse/Omega_m": 0.058, "rmse/sigma_8": 0.065}
 
@@ -169,7 +171,8 @@ def everything(preset, database):
     prepared = task.prepare(preset, database, seed=1)
     keras.utils.set_random_seed(1)
     model = task.model(preset, database, prepared.normalization, "float32")
-    (_, decay) = task.callbacks(preset)
+    monitor, decay = task.callbacks(preset)
+    assert isinstance(monitor, InversionMonitor)
     chosen = task.chosen(preset, prepared, "test")
     (posterior,) = measures.grid(preset, KnownModel().log_prob, chosen[0][:1], database.parameters)
     gaussian = types.SimpleNamespace(sample=lambda values, n, seed: np.ones((len(values), n, 16, 16)))
@@ -208,7 +211,8 @@ def test_every_field_matters(name, database):
 
 def test_cosine_schedule():
     preset = dataclasses.replace(SMALL, schedule="cosine", learning_rate=1e-2, smallest_learning_rate=1e-4, epochs=4)
-    (_, decay) = HIGlowTask().callbacks(preset)
+    monitor, decay = HIGlowTask().callbacks(preset)
+    assert isinstance(monitor, InversionMonitor)
     half = (1e-2 + 1e-4) / 2
     assert [decay.schedule(epoch) for epoch in (0, 2, 4)] == pytest.approx([1e-2, half, 1e-4])
 

@@ -22,7 +22,7 @@ def test_error_of_a_sound_flow_is_rounding(caplog):
     logs = {"loss": 1.0}
     with caplog.at_level(logging.INFO):
         monitor_of(flow()).on_epoch_end(2, logs)
-    assert 0 < logs["inversion_error"] < 1e-4
+    assert 0 < logs["latent_inversion_error"] < 1e-4
     assert "Epoch 3: latent variables come back" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -37,8 +37,8 @@ def test_a_flow_that_loses_its_digits_is_warned_of(caplog, log_diagonal, finite)
         weight.assign(log_diagonal * signs)
     logs = {}
     monitor_of(model).on_epoch_end(0, logs)
-    assert logs["inversion_error"] > 0.01
-    assert np.isfinite(logs["inversion_error"]) == finite
+    assert logs["latent_inversion_error"] > 0.01
+    assert np.isfinite(logs["latent_inversion_error"]) == finite
     assert "no longer belong together" in caplog.text
 
 
