@@ -26,7 +26,12 @@ from keras_cosmo.tasks.settings import settings_from
 def main(argv=None) -> int:
     """Train if need be, and ship; returns the exit status."""
     parser = Parser(prog="ship_model.py", description=__doc__)
-    parser.add_argument("--to", type=pathlib.Path, default=pathlib.Path("saved_models"), help="[saved_models]")
+    parser.add_argument(
+        "--to",
+        type=pathlib.Path,
+        default=pathlib.Path("saved_models"),
+        help="folder, whose version 1 is replaced [saved_models]",
+    )
     parser.add_argument("task", choices=list(TASKS), help="which network")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of its training script")
     arguments = parser.parse_args(argv)
@@ -38,13 +43,15 @@ def main(argv=None) -> int:
         settings = settings_from(task, given)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
+    from keras_cosmo.tasks.shipped_model import check_may_be_shipped, ship
+
     try:
+        # Before hours of training.
+        check_may_be_shipped(settings.out, settings.data, settings.seed)
         if not (settings.out / "metrics.json").exists():
             status = train(task, settings, arguments.flags)
             if status:
                 return status
-        from keras_cosmo.tasks.shipped_model import ship
-
         folder = ship(task, settings.out, settings.saved_models, arguments.to)
     except KeyboardInterrupt:
         return fail("stopped; the same command goes on.", 130)

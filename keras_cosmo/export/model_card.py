@@ -89,7 +89,7 @@ def card_page(card: dict) -> str:
     parts = [
         f"# {card['title']}: `{card['name']}`",
         f"The network of {card['paper']}, trained on maps of the {data['simulator']}. Licence: {card['licence']}. "
-        f"Size: {sum(each['bytes'] for each in card['files'].values()) / 1e6:.1f} MB.",
+        f"Size: {sum(each['bytes'] for each in card['files'].values()) / 1e6:.1f} MB without this card.",
         "## What it takes and returns",
         *(_signature(name, signature) for name, signature in card["signatures"].items()),
         "## Data and split",

@@ -41,14 +41,11 @@ def ship(task, run, exports, saved_models) -> pathlib.Path:
     run, saved_models = pathlib.Path(run), pathlib.Path(saved_models)
     config = read_config(run, task.name)
     settings = config["settings"]
+    check_may_be_shipped(run, settings["data"], settings["seed"])
     data = config["data"]
-    if settings["data"] is not None or not data["simulator"].startswith("embedded"):
-        raise ValueError(
-            f"{run} was trained on {settings['data'] or data['simulator']}: shipped models are trained on what their "
-            "command simulates, by the embedded simulator."
-        )
-    if SEED in (settings["seed"], data.get("seed")):
-        raise ValueError(f"{run} has the seed {SEED}, that of the fixed set: it would be measured on its training.")
+    if not data["simulator"].startswith("embedded"):
+        check_may_be_shipped(run, data["simulator"], settings["seed"])
+    check_may_be_shipped(run, None, data.get("seed"))
     if "kind" in config["split"]:
         raise ValueError(f"{run} has a split that is not by simulation: its numbers are of maps that it has seen.")
     metrics = _read_metrics(run)
@@ -68,6 +65,23 @@ def ship(task, run, exports, saved_models) -> pathlib.Path:
             (base / VERSION).rename(pathlib.Path(folder) / "before")
         aside.rename(base / VERSION)
     return base / VERSION
+
+
+def check_may_be_shipped(run, data, seed) -> None:
+    """Raise ``ValueError`` for a run on data from elsewhere, or with the seed of the fixed set.
+
+    Args:
+        run: Folder of the run, for the message.
+        data: What it is trained on, if that is not what its command simulates.
+        seed: Of the run or of its data.
+    """
+    if data is not None:
+        raise ValueError(
+            f"{run}: trained on {data}; shipped models are trained on what their command simulates, by the embedded "
+            "simulator."
+        )
+    if seed == SEED:
+        raise ValueError(f"{run} has the seed {SEED}, that of the fixed set: it would be measured on its training.")
 
 
 def find_export(folder, run, metrics: dict) -> pathlib.Path:
@@ -221,10 +235,29 @@ def _limits(task, config, facts, simulator, size):
                     f"{key} in {each['unit']}, {text}, of {facts['cell_size']:g} {size.get('cell_size_units', '')}"
                 )
     notes.append(f"Maps as those of the training alone: {'; '.join(shapes)}. The training had: {size['description']}.")
+    notes.extend(of_inputs(facts))
     if simulator.parameters:
         ranges = ", ".join(f"{each.name} {each.low:g} to {each.high:g}" for each in simulator.parameters)
         notes.append(f"Parameters of the training: {ranges}. Outside of these the network has seen nothing.")
     return notes
+
+
+def of_inputs(facts: dict) -> list[str]:
+    """What maps must be like beside unit and size, as ``assets.extra/keras_cosmo.json`` of a SavedModel has it."""
+    found = []
+    redshifts = facts.get("redshifts")
+    if redshifts:
+        low, high = min(redshifts), max(redshifts)
+        text = f"Redshift: {low:g}" if low == high else f"Redshifts: {low:.3g} to {high:.3g} in {len(redshifts)} cells"
+        found.append(f"{text}, along the last axis." if low != high else f"{text}.")
+    normalization = facts.get("normalization", {})
+    if "low_pass_ell" in normalization:
+        found.append(
+            "Cubes are brightness temperature times mask, with a Butterworth filter to multipole "
+            f"{normalization['low_pass_ell']:g} of order {normalization['low_pass_order']:g}, as apps/prepare_sky.py "
+            "makes them."
+        )
+    return found
 
 
 def _commands(task, config, run):

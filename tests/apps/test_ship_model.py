@@ -90,9 +90,9 @@ def test_what_cannot_be_shipped(shipped, tmp_path):
     for change, message in (
         ({"settings": {**config["settings"], "seed": SEED}}, "that of the fixed set"),
         ({"data": {**config["data"], "seed": SEED}}, "that of the fixed set"),
-        ({"settings": {**config["settings"], "data": "a.h5"}}, "was trained on a.h5: shipped models are trained on"),
+        ({"settings": {**config["settings"], "data": "a.h5"}}, "trained on a.h5; shipped models are trained on"),
         # As that of a run whose data another one takes.
-        ({"data": {**config["data"], "simulator": "py21cmfast 4.1"}}, "was trained on py21cmfast 4.1: shipped"),
+        ({"data": {**config["data"], "simulator": "py21cmfast 4.1"}}, "trained on py21cmfast 4.1; shipped"),
         ({"split": {"kind": "map"}}, "a split that is not by simulation"),
     ):
         (other / "config.json").write_text(json.dumps({**config, **change}))
@@ -110,6 +110,22 @@ def test_a_stopped_training_is_said_and_counted(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: stopped; the same command goes on.\n"
     time = json.loads((tmp_path / "runs" / "small" / "processor_time.json").read_text())
     assert time["seconds"] == pytest.approx(0, abs=1)
+
+
+def test_what_may_not_be_shipped_is_not_trained(tmp_path, capsys):
+    assert main("regression", *flags(tmp_path), "--seed", SEED) == 1
+    assert f"has the seed {SEED}, that of the fixed set" in capsys.readouterr().err
+    assert main("regression", "--data", "a.h5", "--out", tmp_path / "runs") == 1
+    assert "a.h5; shipped models are" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_maps_must_be_like():
+    assert shipped_model.of_inputs({"redshifts": [15.0]}) == ["Redshift: 15."]
+    cones = {"redshifts": [6.0, 10.0, 29.87]}
+    assert shipped_model.of_inputs(cones) == ["Redshifts: 6 to 29.9 in 3 cells, along the last axis."]
+    (text,) = shipped_model.of_inputs({"normalization": {"low_pass_ell": 460.0, "low_pass_order": 4.0}})
+    assert "temperature times mask, with a Butterworth filter to multipole 460 of order 4" in text
 
 
 def test_wrong_usage(tmp_path, capsys):
