@@ -13,7 +13,7 @@ class PackedPixels:
     that follow one another share a row of channels: first the halves of their channels that a coupling keeps, each
     with the condition behind it, as the network of the coupling sees them; then the halves that it changes. Splitting
     and joining the halves then moves long pieces, and the last convolution of a coupling computes that many pixels at
-    once (`convolve`). The numbers are the same.
+    once (`network`). The numbers are the same.
 
     Args:
         map_shape: ``(height, width)``.

@@ -55,7 +55,7 @@ def test_card_and_page_say_the_same(model):
         assert all(any(label.startswith(text.split("{")[0]) for label in labels) for text in expected)
         assert all(row["values"][0] is not None for row in card[table]["rows"])
     # Neither a path of the machine it was made on nor a number that was not measured.
-    assert not re.search(r"/tmp/|/home/|/root/|/work/|\bnan\b", page)
+    assert not re.search(r"(?<![\w:/.)])/\w+/|\bnan\b", page)
     facts = json.loads((folder(model) / "assets.extra" / "keras_cosmo.json").read_text(encoding="utf-8"))
     assert card["signatures"] == facts["signatures"]
     served = tf.saved_model.load(str(folder(model))).signatures
