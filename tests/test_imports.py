@@ -60,8 +60,14 @@ def imports(source: str):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# A tape for several networks at once, and TensorFlow's batch normalisation, are not in Keras.
-MAY_USE_TENSORFLOW = ("models/line_separator.py", "models/higlow.py", "layers/batch_normalization.py")
+# A tape for several networks at once, and operations of TensorFlow that are not in Keras.
+MAY_USE_TENSORFLOW = (
+    "models/line_separator.py",
+    "models/higlow.py",
+    "layers/batch_normalization.py",
+    "layers/packed_convolution.py",
+    "layers/rectified_pooling.py",
+)
 
 
 def violations(room: str, source: str):

@@ -90,7 +90,7 @@ class PackedPixels:
 
         Every pixel of a row of channels has its own copy of the kernel, moved to its place.
         """
-        copies = _moved_copies(kernel, self.pixels)
+        copies = moved_copies(kernel, self.pixels)
         copies = tf.reshape(copies, [*copies.shape[:-1], 2, self.half])
         # By halves, then pixels.
         kernel = tf.concat([copies[..., 0, :], copies[..., 1, :]], -2)
@@ -116,7 +116,7 @@ class PackedPixels:
         def convolution(seen, kernel):
             def gradient(upstream):
                 turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
-                copies = _moved_copies(turned, self.pixels)
+                copies = moved_copies(turned, self.pixels)
                 copies = tf.reshape(copies, [*copies.shape[:-2], -1])
                 of_seen = tf.nn.conv2d(upstream, copies, [1, 1, self.pixels, 1], "SAME")
                 return tf.reshape(of_seen, tf.shape(seen)), _filter_gradient(seen, kernel, upstream)
@@ -155,7 +155,7 @@ class PackedPixels:
         return tf.reshape(copies[:, :columns, :, :, 0], [shape[0], columns, shape[2], 2 * self.half])
 
 
-def _moved_copies(kernel, pixels):
+def moved_copies(kernel, pixels):
     """Copies of a kernel for neighbouring pixels of a row, ``(..., rows, columns + pixels - 1, inputs, pixels, n)``."""
     none = [[0, 0]] * (kernel.shape.rank - 3)
     moved = [tf.pad(kernel, [*none, [i, pixels - 1 - i], [0, 0], [0, 0]]) for i in range(pixels)]

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from keras_cosmo.layers.convolution import Conv2D
+from keras_cosmo.layers.rectified_pooling import RectifiedMaxPooling2D
 from keras_cosmo.models import arguments
 
 
@@ -10,10 +12,12 @@ from keras_cosmo.models import arguments
 class LightconeRegressor(keras.Model):
     """Astrophysical parameters from a 21-cm light-cone image (Gillet et al. 2019, section 3.5 and Table 1).
 
-    Two convolution + pooling stages, then fully connected layers of 64, 16, 8 and one neuron per
+    Two stages of convolution, ReLU and pooling, then fully connected layers of 64, 16, 8 and one neuron per
     parameter. With the defaults and ``map_shape=(100, 2200)`` it has 10,023,604 trainable weights, row by
     row those of Table 1. It takes brightness temperature in mK and returns parameters in physical units:
-    the standardisation of both is part of the network (fixed, not trained) and saved with it.
+    the standardisation of both is part of the network (fixed, not trained) and saved with it. The ReLU of a stage is
+    in the layer of its pooling, ``pooling_1`` or ``pooling_2``, where its gradient costs a quarter: to give a stage
+    another activation, replace its convolution and its pooling.
 
     Args:
         map_shape: Shape ``(n_perp, n_los)`` of one image in cells. Defaults to the paper's (100, 2200).
@@ -102,8 +106,8 @@ class LightconeRegressor(keras.Model):
         )(images)
         x = layers.Reshape((*map_shape, 1), dtype="float32", name="channel")(x)
         for index, count in enumerate(filters, start=1):
-            x = layers.Conv2D(count, kernel_size, activation="relu", dtype=policy, name=f"convolution_{index}")(x)
-            x = layers.MaxPooling2D(pool_size, dtype=policy, name=f"pooling_{index}")(x)
+            x = Conv2D(count, kernel_size, dtype=policy, name=f"convolution_{index}")(x)
+            x = RectifiedMaxPooling2D(pool_size, dtype=policy, name=f"pooling_{index}")(x)
         x = layers.Flatten(dtype=policy, name="flatten")(x)
         x = layers.Dropout(dropout, dtype=policy, name="dropout")(x)
         for index, units in enumerate(dense_units, start=1):

@@ -466,7 +466,8 @@ class RegressionTask(Task):
         # Where the first convolution was swapped for another kind of layer, there are no filters to draw.
         if convolutions and convolutions[0].kernel.shape[2] == 1:
             first = convolutions[0]
-            responses = keras.Model(model.input, first.output)(images, training=False)
+            # After ReLU, which is in the layer behind.
+            responses = keras.Model(model.input, keras.ops.relu(first.output))(images, training=False)
             result["first_layer_filters"] = (
                 draw.first_layer_filters(np.asarray(first.kernel)),
                 "Filters of the first convolution after training (figure A1).",
