@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_cosmo.data.aligned_array import aligned_empty
+
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -25,7 +27,7 @@ def augment_lightcones(maps: np.ndarray, generator: np.random.Generator) -> np.n
     _check(maps, "augment_lightcones")
     flips = generator.random(len(maps)) < 0.5
     shifts = generator.integers(0, maps.shape[1], len(maps))
-    result = np.empty_like(maps)
+    result = aligned_empty(maps.shape, maps.dtype)
     for out, one, flip, shift in zip(result, maps, flips, shifts, strict=True):
         across = one[::-1] if flip else one
         out[shift:] = across[: len(one) - shift]
@@ -41,8 +43,9 @@ def flip_lightcones(maps: np.ndarray, generator: np.random.Generator) -> np.ndar
         generator: Source of the random numbers.
     """
     _check(maps, "flip_lightcones")
-    result = maps.copy()
     flips = generator.random(len(maps)) < 0.5
+    result = aligned_empty(maps.shape, maps.dtype)
+    result[...] = maps
     result[flips] = maps[flips, ::-1]
     return result
 
@@ -60,7 +63,7 @@ def augment_squares(maps: np.ndarray, generator: np.random.Generator) -> np.ndar
     _check(maps, "augment_squares")
     if maps.shape[1] != maps.shape[2]:
         raise ValueError(f"augment_squares: expected square maps, got shape {maps.shape}. Cut them to squares.")
-    result = np.empty_like(maps)
+    result = aligned_empty(maps.shape, maps.dtype)
     for out, one, element in zip(result, maps, generator.integers(0, 8, len(maps)), strict=True):
         out[...] = square_symmetry(one, int(element))
     return result
@@ -75,7 +78,7 @@ def shift_periodic(maps: np.ndarray, generator: np.random.Generator) -> np.ndarr
     """
     _check(maps, "shift_periodic")
     shifts = generator.integers(0, maps.shape[1:3], (len(maps), 2))
-    result = np.empty_like(maps)
+    result = aligned_empty(maps.shape, maps.dtype)
     for out, one, shift in zip(result, maps, shifts, strict=True):
         out[...] = np.roll(one, shift, axis=(0, 1))
     return result

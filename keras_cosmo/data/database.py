@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 import h5py
 import numpy as np
 
+from keras_cosmo.data.aligned_array import aligned_empty
 from keras_cosmo.data.database_writer import PARTIAL_SUFFIX, write_database
 from keras_cosmo.data.stored_maps import StoredMaps
 from keras_cosmo.quantities import MapField, Parameter
@@ -174,7 +175,7 @@ class Database:
         """
         storage = self._storage_of(field)
         indices = self._check_indices(indices)
-        maps = _aligned_empty((len(indices), *storage.shape))
+        maps = aligned_empty((len(indices), *storage.shape))
         if storage.offset is None:
             finite = self._read_chunked(field, storage, indices, maps)
         else:
@@ -672,14 +673,6 @@ def _looks_finite(pixels: np.ndarray) -> bool:
     # overflow for huge finite pixels, so that False asks for a closer look.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(pixels.sum(dtype=np.float32)))
-
-
-def _aligned_empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised float32 array on a 64-byte boundary, which TensorFlow takes over without a copy."""
-    size = 4 * int(np.prod(shape))
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(shape)
 
 
 def _check_is_file(path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_cosmo.data.aligned_array import aligned_empty
 from keras_cosmo.data.augmentation import Augmentation, square_symmetry
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.step_pipeline import ALL_ROWS, ORDER_STREAM, StepPipeline
@@ -138,7 +139,10 @@ class MapPipeline(StepPipeline):
             return self.database.targets(indices).astype(np.float32)
         if isinstance(source, str):
             return self.database.read(source, indices, check_finite=True)
-        return np.stack([self._read(field, indices) for field in source], axis=-1)
+        maps = aligned_empty((len(indices), *self.database.fields[source[0]].shape, len(source)))
+        for channel, field in enumerate(source):
+            maps[..., channel] = self._read(field, indices)
+        return maps
 
     def _shape(self, argument: str, source: str | tuple[str, ...]) -> tuple[int, ...]:
         if source == PARAMETERS and argument == "targets":

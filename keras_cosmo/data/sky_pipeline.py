@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import healpy
 import numpy as np
 
+from keras_cosmo.data.aligned_array import aligned_empty
 from keras_cosmo.data.database import Database
 from keras_cosmo.data.sky_areas import SkyArea
 from keras_cosmo.data.sky_masks import MASKED_BELOW, cutout_shares
@@ -247,8 +248,9 @@ class SkyPipeline(StepPipeline):
                 np.moveaxis(array, -1, 1).reshape(len(cutouts), 4, -1) for array in self.grid.neighbours(*where)
             )
         n_pixels, n_channels = self.grid.side**2, self.input_shape[-1]
-        hi = np.empty((len(cutouts), n_pixels, n_channels), np.float32)
-        target = np.zeros((len(cutouts), n_pixels, 2), np.float32)
+        hi = aligned_empty((len(cutouts), n_pixels, n_channels))
+        target = aligned_empty((len(cutouts), n_pixels, 2))
+        target[...] = 0.0
         scratch = np.empty((n_pixels, n_channels), np.float32)
         # What overflows is found below, with a message of its own.
         with np.errstate(over="ignore", invalid="ignore"):
