@@ -1,7 +1,7 @@
 """A training on more maps than fit into memory: what it keeps of them, and how fast it is against maps in memory.
 
     python benchmarks/streaming_memory.py [--gigabytes N] [--steps 12] [--batch-size 8] [--folder DIR] [--rounds 2]
-                                          [--figure FILE] [--json FILE]
+                                          [--precision float32] [--figure FILE] [--json FILE]
 
 Writes a database of light-cones of 100 x 2200 cells in float32, 1.05 times as large as the memory of the machine unless
 ``--gigabytes`` says otherwise, and makes the regression network of the paper train on the beginning of an epoch, each
@@ -114,7 +114,7 @@ def measure(request: dict) -> dict:
             return batch[0].shape
 
     else:
-        model = task.model(preset, database, prepared.normalization, "float32")
+        model = task.model(preset, database, prepared.normalization, request["precision"])
         step = tf.function(lambda batch: model.train_step(batch))
     # More than are made, so that as many are read ahead at the end as at the beginning.
     batches = batches_of(request["who"], prepared.training, steps + AHEAD)
@@ -263,7 +263,8 @@ def compare(arguments) -> dict:
         write(path, count)
         about = f"{count:,} light-cones, {path.stat().st_size / 1e9:.1f} GB; memory of the machine: {total} GB"
         print(f"{about}; written in {time.perf_counter() - begin:.0f} s", flush=True)
-        common = {"file": str(path), "steps": arguments.steps, "batch_size": arguments.batch_size}
+        common = {"file": str(path)}
+        common |= {key: getattr(arguments, key) for key in ("steps", "batch_size", "precision")}
         requests = {who: {**common, "who": who} for who in WHO[:2]}
         results = side_by_side.alternate(__file__, requests, arguments.rounds)
         results |= side_by_side.alternate(__file__, {who: {**common, "who": who} for who in WHO[2:]}, 1)
@@ -289,7 +290,7 @@ def report(about: str, arguments, results) -> None:
         read = f"{best['read_gigabytes']:.2f} of {best['asked_gigabytes']:.2f}"
         rows.append([*cells, read, peak, None if who == "batches" else peak - alone])
     first = results["disk"][0]
-    print(f"\n{about}\n{arguments.steps} steps of {arguments.batch_size} images")
+    print(f"\n{about}\n{arguments.steps} steps of {arguments.batch_size} images, {arguments.precision}")
     heads = [
         "images per second of",
         "processor",
@@ -349,6 +350,7 @@ def main(argv=None) -> int:
     parser.add_argument("--gigabytes", type=float, help="size of the set (default: 1.05 times the machine's memory)")
     parser.add_argument("--steps", type=int, default=12, help="steps of training that are timed")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--folder", type=pathlib.Path, help="where the set is written (default: a temporary folder)")
     parser.add_argument("--figure", type=pathlib.Path, metavar="FILE", help="draw memory over time into this file")
     arguments = parser.parse_args(argv)

@@ -67,6 +67,9 @@ MAY_USE_TENSORFLOW = (
     "layers/batch_normalization.py",
     "layers/packed_convolution.py",
     "layers/rectified_pooling.py",
+    "layers/small_map_convolution.py",
+    "layers/dropout.py",
+    "optimizers.py",
 )
 
 

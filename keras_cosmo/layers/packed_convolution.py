@@ -9,6 +9,11 @@ REGISTER_BYTES = 64
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
+def gains(kernel_shape, dtype: str) -> bool:
+    """Whether several pixels are computed at once, for kernels ``(rows, columns, inputs, filters)``."""
+    return filter_pixels(kernel_shape[3], dtype) > 1 or input_pixels(kernel_shape[2], dtype) > 1
+
+
 def filter_pixels(filters: int, dtype: str) -> int:
     """Neighbouring pixels, a power of two, of which the channels fit into a register of the processor."""
     return 1 << max(REGISTER_BYTES // (BYTES[dtype] * filters), 1).bit_length() - 1

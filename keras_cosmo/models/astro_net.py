@@ -5,6 +5,7 @@ import functools
 import keras
 from keras import layers
 
+from keras_cosmo.layers.dropout import Dropout
 from keras_cosmo.models import arguments
 from keras_cosmo.models.matter_unet import (
     PADDINGS,
@@ -142,7 +143,7 @@ class AstroNet(keras.Model):
             x = unit(x, width, block="regression", number=number, strides=2)
         x = layers.Flatten(dtype=policy, name="flatten")(x)
         x = layers.Dense(dense_units, "relu", dtype=policy, name="dense", **uniform_start(x.shape[-1]))(x)
-        x = layers.Dropout(dropout, dtype=policy, name="dropout")(x)
+        x = Dropout(dropout, dtype=policy, name="dropout")(x)
         x = layers.Dense(num_parameters, dtype="float32", name="output", **uniform_start(dense_units))(x)
         parameters = normalization(*output_scale, invert=True, name="physical_units")(x)
         super().__init__(inputs=maps, outputs=parameters, name=name, trainable=trainable)

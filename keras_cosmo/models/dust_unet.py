@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from keras_cosmo.layers.dropout import Dropout
+from keras_cosmo.layers.transposed_convolution import Conv2DTranspose
 from keras_cosmo.models import arguments
 from keras_cosmo.models.matter_unet import check_map_shape, convolution, convolution_unit, encode
 
@@ -120,7 +122,7 @@ class DustUNet(keras.Model):
                 use_bias=False,
                 kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
             )
-            return layers.Dropout(dropout, seed=next(seeds), dtype=policy, name=f"{block}_dropout_{number}")(x)
+            return Dropout(dropout, seed=next(seeds), dtype=policy, name=f"{block}_dropout_{number}")(x)
 
         maps = keras.Input((*map_shape, in_channels), dtype="float32", name="brightness_temp")
         shares = [1.0 / scale for scale in input_scale]
@@ -130,7 +132,7 @@ class DustUNet(keras.Model):
             x = unit(x, bottleneck, block="bottleneck", number=number)
         for level in reversed(range(len(widths))):
             block = f"decoder_{level + 1}"
-            x = layers.Conv2DTranspose(
+            x = Conv2DTranspose(
                 widths[level],
                 2,
                 strides=2,

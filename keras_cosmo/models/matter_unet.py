@@ -7,8 +7,10 @@ import keras
 from keras import layers
 
 from keras_cosmo.layers.batch_normalization import BatchNormalization
+from keras_cosmo.layers.convolution import Conv2D
 from keras_cosmo.layers.cropping import Cropping2D
 from keras_cosmo.layers.periodic_padding import PeriodicPadding2D
+from keras_cosmo.layers.transposed_convolution import Conv2DTranspose
 from keras_cosmo.models import arguments
 
 PADDINGS = ("same", "periodic")
@@ -223,7 +225,7 @@ def convolution(x, filters, kernel_size, padding, policy, *, name, strides=1, **
     if explicit:
         pad = PeriodicPadding2D if padding == "periodic" else layers.ZeroPadding2D
         x = pad(margin, dtype=policy, name=f"{name}_padding")(x)
-    return layers.Conv2D(
+    return Conv2D(
         filters,
         kernel_size,
         strides=strides,
@@ -277,7 +279,7 @@ def _upsample(x, filters, kernel_size, padding, policy, block):
     if padding == "periodic":
         before, after = margin // 2, (margin + 1) // 2
         x = PeriodicPadding2D(((before, after),) * 2, dtype=policy, name=f"{name}_padding")(x)
-    x = layers.Conv2DTranspose(
+    x = Conv2DTranspose(
         filters,
         kernel_size,
         strides=2,

@@ -4,6 +4,9 @@ import keras
 from keras import layers
 
 from keras_cosmo.layers.batch_normalization import BatchNormalization
+from keras_cosmo.layers.convolution import Conv2D
+from keras_cosmo.layers.dropout import Dropout
+from keras_cosmo.layers.transposed_convolution import Conv2DTranspose
 from keras_cosmo.models import arguments
 
 ACTIVATIONS = ("tanh", "softplus", "linear")
@@ -198,7 +201,7 @@ def to_network(maps, scale: float, *, name: str):
 
 def convolution(x, channels, kernel_size, strides, normalized, seed, policy, block):
     """A convolution, followed by batch normalisation (then without a bias) if ``normalized``."""
-    x = layers.Conv2D(
+    x = Conv2D(
         channels,
         kernel_size,
         strides,
@@ -227,7 +230,7 @@ def check_map_shape(map_shape, depth: int, argument: str = "map_shape") -> tuple
     return arguments.divisible_shape(argument, map_shape, depth, what=what, remedy=remedy)
 
 
-class _StochasticDropout(layers.Dropout):
+class _StochasticDropout(Dropout):
     """Dropout in inference as in training."""
 
     def call(self, inputs, training=None):
@@ -236,7 +239,7 @@ class _StochasticDropout(layers.Dropout):
 
 def _decode(skips, line, kernel_size, dropout, stochastic, seeds, policy):
     """One decoder: from the encoder's activated maps, finest grid first, to the map of one line before activation."""
-    dropout_class = _StochasticDropout if stochastic else layers.Dropout
+    dropout_class = _StochasticDropout if stochastic else Dropout
     x = skips[-1]
     for number, skip in enumerate(reversed(skips[:-1]), start=1):
         block = f"{line}_decoder_{number}"
@@ -250,7 +253,7 @@ def _decode(skips, line, kernel_size, dropout, stochastic, seeds, policy):
 
 
 def _transposed_convolution(x, channels, kernel_size, use_bias, seed, policy, block):
-    return layers.Conv2DTranspose(
+    return Conv2DTranspose(
         channels,
         kernel_size,
         strides=2,

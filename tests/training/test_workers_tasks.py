@@ -41,6 +41,8 @@ RUNS = {
     ),
 }
 TOLERANCE = 1e-5
+# Correlations near zero have the rounding of those near one.
+NEAR_ZERO = 1e-7
 
 
 def history(app, folder, *flags):
@@ -64,4 +66,4 @@ def test_two_workers_of_an_app_equal_one_process(task, tmp_path):
     assert alone.keys() == together.keys()
     assert len(alone["loss"]) == len(set(alone["loss"])) == 3
     for name, values in alone.items():
-        np.testing.assert_allclose(together[name], values, rtol=TOLERANCE, err_msg=f"{task} {name}")
+        np.testing.assert_allclose(together[name], values, rtol=TOLERANCE, atol=NEAR_ZERO, err_msg=f"{task} {name}")
