@@ -132,9 +132,9 @@ def batch(network: str, map_shape, batch_size: int):
 
 def keras_model(network: str, map_shape, precision: str, width=None):
     """Ours, compiled as its task does it."""
-    import keras
-
     if network == "regression":
+        import keras
+
         from keras_cosmo.models.lightcone_regressor import LightconeRegressor
 
         filters = {} if width is None else {"filters": (width, 2 * width)}
@@ -156,11 +156,12 @@ def keras_model(network: str, map_shape, precision: str, width=None):
     elif network == "dust":
         from keras_cosmo.losses import CorrelationLoss
         from keras_cosmo.models.dust_unet import DustUNet
+        from keras_cosmo.optimizers import Adam
 
         first = width or 64
         widths = tuple(first * 2**level for level in range(4))
         model = DustUNet(VELOCITIES, map_shape, widths=widths, bottleneck=16 * first, dtype=precision)
-        model.compile(keras.optimizers.Adam(1e-3), CorrelationLoss(pixel_size=23.4 * 64 / map_shape[0]))
+        model.compile(Adam(1e-3), CorrelationLoss(pixel_size=23.4 * 64 / map_shape[0]))
     else:
         from keras_cosmo.models.higlow import HIGlow
 

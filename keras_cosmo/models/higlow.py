@@ -14,13 +14,14 @@ from keras_cosmo.bijectors.multi_scale import MultiScale
 from keras_cosmo.layers.glow_block import INJECTORS, GlowBlock
 from keras_cosmo.layers.split_prior import SplitPrior
 from keras_cosmo.models import arguments
+from keras_cosmo.optimizers import Adam
 
 NOT_FINITE = "`parameters`: expected finite numbers, but {} are not."
 
 
 def default_optimizer() -> keras.optimizers.Optimizer:
     """Adam with learning rate 3e-4 and the norm of all gradients clipped at 2 (public code; the paper gives none)."""
-    return keras.optimizers.Adam(3e-4, global_clipnorm=2.0)
+    return Adam(3e-4, global_clipnorm=2.0)
 
 
 @keras.saving.register_keras_serializable("keras_cosmo")

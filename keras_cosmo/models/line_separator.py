@@ -6,11 +6,12 @@ from keras import ops
 from keras_cosmo.models import arguments
 from keras_cosmo.models.line_discriminator import LineDiscriminator
 from keras_cosmo.models.separation_generator import SeparationGenerator
+from keras_cosmo.optimizers import Adam
 
 
 def default_optimizer() -> keras.optimizers.Optimizer:
     """Adam as in Moriwaki et al. (2020), section 2.2: learning rate 0.0002, decay rates 0.5 and 0.999."""
-    return keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.999)
+    return Adam(2e-4, beta_1=0.5, beta_2=0.999)
 
 
 @keras.saving.register_keras_serializable("keras_cosmo")

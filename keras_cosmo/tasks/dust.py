@@ -400,14 +400,13 @@ class DustTask(Task):
 
     def compile(self, preset, model, normalization):
         """Adam, and the correlations and the mean absolute difference of equation 2.3."""
-        import keras
-
         from keras_cosmo.losses import CorrelationLoss, CorrelationMetric, MaskedDifference
+        from keras_cosmo.optimizers import Adam
 
         unit = normalization["output_scale"] / preset.difference_units if normalization else 1.0
         bands = ((None, 100.0), (100.0, 200.0))
         model.compile(
-            optimizer=keras.optimizers.Adam(preset.learning_rate),
+            optimizer=Adam(preset.learning_rate),
             loss=CorrelationLoss(
                 preset.pixel_size,
                 bands=bands,

@@ -313,9 +313,9 @@ class HIGlowTask(Task):
 
     def compile(self, preset, model, normalization):
         """Adam with clipped gradients; the loss is the negative log-likelihood per pixel."""
-        import keras
+        from keras_cosmo.optimizers import Adam
 
-        model.compile(keras.optimizers.Adam(preset.learning_rate, global_clipnorm=preset.gradient_norm))
+        model.compile(Adam(preset.learning_rate, global_clipnorm=preset.gradient_norm))
 
     def callbacks(self, preset):
         """Learning rate on a plateau of the validation loss, or along a cosine; and a look at the inversion."""

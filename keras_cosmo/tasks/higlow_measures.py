@@ -182,6 +182,7 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
     from keras_cosmo.data.augmentation import augment_periodic_squares
     from keras_cosmo.losses import MomentLoss
     from keras_cosmo.models.moment_network import MomentNetwork
+    from keras_cosmo.optimizers import Adam
 
     mean, deviation = transform_constants("log10-standardise", maps, minimum=1e-10)
     known = prepared.database.parameters
@@ -197,7 +198,7 @@ def moment_scores(preset, prepared, maps, parameters, test, seed) -> dict:
     )
     steps = max(1, len(maps) // preset.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(3e-3, steps * preset.moment_epochs)
-    network.compile(keras.optimizers.Adam(rate), MomentLoss(network.prior_standard_deviation))
+    network.compile(Adam(rate), MomentLoss(network.prior_standard_deviation))
     generator = np.random.default_rng(seed)
     for _ in range(preset.moment_epochs):
         order = generator.permutation(len(maps))

@@ -508,9 +508,9 @@ class SeparationTask(Task):
 
     def compile(self, preset, model, normalization):
         """Adam for the generator and for each discriminator (section 2.2)."""
-        import keras
+        from keras_cosmo.optimizers import Adam
 
-        model.compile(keras.optimizers.Adam(preset.learning_rate, beta_1=preset.beta_1, beta_2=preset.beta_2))
+        model.compile(Adam(preset.learning_rate, beta_1=preset.beta_1, beta_2=preset.beta_2))
 
     def callbacks(self, preset):
         """None: the learning rate is constant."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_cosmo.models.line_separator import LineSeparator
 from keras_cosmo.models.separation_generator import SeparationGenerator
+from keras_cosmo.optimizers import Adam
 from keras_cosmo.training.trainer import Trainer
 
 SCALE = 3e-8
@@ -340,7 +341,7 @@ def test_frozen(tmp_path):
 
 def test_default_optimizers_are_those_of_the_paper():
     model = build()
-    assert [type(optimizer) for optimizer in model.optimizers] == [keras.optimizers.Adam] * 3
+    assert [type(optimizer) for optimizer in model.optimizers] == [Adam] * 3
     for optimizer in model.optimizers:
         assert float(optimizer.learning_rate) == pytest.approx(2e-4)
         assert (optimizer.beta_1, optimizer.beta_2) == (0.5, 0.999)
