@@ -47,6 +47,12 @@ def write_predictions(model, data, out, batch_size: int = 64) -> dict[str, str]:
             f"{out}: the folder {out.parent} does not exist. Make it first, or choose another --out."
         )
     predictor = SavedModelPredictor(model)
+    arrays = {name: shape[1:] for name, shape in predictor.outputs.items() if len(shape) != 1}
+    if arrays:
+        raise ValueError(
+            f"{predictor.folder} returns arrays {arrays}, expected one number per map: a CSV cannot hold them. "
+            f"docs/serving.md says how to call such a model; apps/separate_maps.py and apps/predict_sky.py write maps."
+        )
     database = Database(data).require(fields=tuple(predictor.inputs))
     check_fields(predictor, database)
     warn_of_other_geometry(predictor, database)
@@ -58,9 +64,6 @@ def write_predictions(model, data, out, batch_size: int = 64) -> dict[str, str]:
             indices = range(start, min(start + batch_size, database.n_maps))
             inputs = {name: database.read(name, indices, check_finite=True) for name in predictor.inputs}
             outputs = predictor.predict(batch_size=batch_size, **inputs)
-            if any(values.ndim != 1 for values in outputs.values()):
-                shapes = {name: values.shape[1:] for name, values in outputs.items()}
-                raise ValueError(f"{model} returns maps {shapes}, expected one number per map: a CSV cannot hold them.")
             columns = [values.tolist() for values in outputs.values()]
             simulations = database.simulation[start : indices.stop].tolist()
             for row in zip(indices, simulations, *columns, strict=True):

@@ -106,3 +106,20 @@ def test_damaged_geometry_of_the_model(model, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "cell_size": "large"}))
     with pytest.raises(ValueError, match=r"keras_cosmo\.json: expected numbers for 'cell_size', got 'large'"):
         write_predictions(folder, data, tmp_path / "out.csv")
+
+
+def test_models_that_return_maps(tmp_path):
+    """Said before the data are read: they are not there."""
+    network = LightconeRegressor(small_lightcones.SHAPE, 2)
+    spec = {"brightness_temp": tf.TensorSpec([None, *small_lightcones.SHAPE], tf.float32)}
+    example = {"brightness_temp": np.zeros((1, *small_lightcones.SHAPE), "float32")}
+
+    def both(brightness_temp):
+        return {"both": network(brightness_temp, training=False)}
+
+    units = {"brightness_temp": "mK", "both": ""}
+    folder = tmp_path / "m"
+    export_saved_model(network, folder, {"serving_default": Signature(both, spec, units, example)}, {})
+    message = r"m/1 returns arrays \{'both': \(2,\)\}, expected one number per map"
+    with pytest.raises(ValueError, match=message):
+        write_predictions(folder, tmp_path / "missing.h5", tmp_path / "out.csv")
