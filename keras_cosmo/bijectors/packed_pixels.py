@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from keras_cosmo.layers.packed_convolution import moved_copies
+
 # Channels that a processor multiplies at once (AVX-512: 16 numbers of float32).
 LANES = 16
 
@@ -153,13 +155,6 @@ class PackedPixels:
         copies = tf.reshape(kernel, [*shape, 2, self.pixels, self.half])
         columns = shape[1] - self.pixels + 1
         return tf.reshape(copies[:, :columns, :, :, 0], [shape[0], columns, shape[2], 2 * self.half])
-
-
-def moved_copies(kernel, pixels):
-    """Copies of a kernel for neighbouring pixels of a row, ``(..., rows, columns + pixels - 1, inputs, pixels, n)``."""
-    none = [[0, 0]] * (kernel.shape.rank - 3)
-    moved = [tf.pad(kernel, [*none, [i, pixels - 1 - i], [0, 0], [0, 0]]) for i in range(pixels)]
-    return tf.stack(moved, -2)
 
 
 def _filter_gradient(inputs, kernel, upstream, stride=1):

@@ -11,16 +11,17 @@ class Conv2D(keras.layers.Conv2D):
     """``keras.layers.Conv2D`` whose training is faster on processors where there are few channels, or few pixels.
 
     Few channels: with 8 filters a processor has a quarter of its lanes at work in bfloat16, and the gradient of the
-    filters takes seven times as long as the convolution. Here neighbouring pixels of a row share the axis of channels
-    (`keras_cosmo.layers.packed_convolution`): three times as fast. For "valid" padding and strides of 1.
+    filters takes many times as long as the convolution. Here neighbouring pixels of a row share the axis of channels
+    (`keras_cosmo.layers.packed_convolution`). For "valid" padding and strides of 1.
 
-    Few pixels: on maps of 8 x 8 and fewer with hundreds of channels the gradient of the filters takes up to forty
-    times as long. Here it is a product of matrices for every place of the kernel
-    (`keras_cosmo.layers.small_map_convolution`): two to seven times as fast. For any padding and strides.
+    Few pixels: on maps of 8 x 8 and fewer with hundreds of channels the gradient of the filters is as slow. Here it is
+    a product of matrices for every place of the kernel (`keras_cosmo.layers.small_map_convolution`). For any padding
+    and strides.
 
-    Both in training, for maps ``(batch, height, width, channels)`` of known height and width, in float32 and bfloat16;
-    everything else is left to Keras. Outputs and gradients are the same up to rounding. Arguments, weights and saved
-    files are those of Keras's layer.
+    Both in training, for maps ``(batch, height, width, channels)`` of known height and width, in float32 and bfloat16,
+    with TensorFlow where it sees no GPU; everything else is left to Keras. Outputs and gradients are the same up to
+    rounding. Arguments, weights and saved files are those of Keras's layer. What is gained on one processor with
+    AVX-512 and AMX is in docs/benchmarks.md.
 
     Args:
         args: As of ``keras.layers.Conv2D``.
@@ -53,14 +54,14 @@ class Conv2D(keras.layers.Conv2D):
         """Before the activation; None if Keras's way is as fast."""
         from keras_cosmo.layers import packed_convolution, small_map_convolution
 
+        if not packed_convolution.on_processors():
+            return None
         dtype, shape = self.compute_dtype, (*self.kernel_size, inputs.shape[-1], self.filters)
-        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
         size = self.compute_output_shape(inputs.shape)[1:3]
         if small_map_convolution.gains(size, shape):
-            kernel = ops.convert_to_tensor(self.kernel)
-            outputs = small_map_convolution.convolution(inputs, kernel, self.strides, self.padding.upper())
-            return outputs if bias is None else outputs + bias
+            outputs = small_map_convolution.convolution(inputs, self.kernel, self.strides, self.padding.upper())
+            return outputs + self.bias if self.use_bias else outputs
         if self.padding == "valid" and set(self.strides) == {1} and packed_convolution.gains(shape, dtype):
-            bias = ops.zeros((self.filters,), dtype) if bias is None else bias
-            return packed_convolution.packed_convolution(inputs, ops.convert_to_tensor(self.kernel), bias)
+            bias = self.bias if self.use_bias else ops.zeros((self.filters,), dtype)
+            return packed_convolution.packed_convolution(inputs, self.kernel, bias)
         return None

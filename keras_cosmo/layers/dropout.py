@@ -11,7 +11,7 @@ PARTS = 4
 
 @keras.saving.register_keras_serializable("keras_cosmo")
 class Dropout(keras.layers.Dropout):
-    """``keras.layers.Dropout`` that takes half the time in training on processors.
+    """``keras.layers.Dropout`` whose random numbers cost half as much.
 
     Keras draws a float32 for every unit and compares it with the rate. With TensorFlow, in float32 and bfloat16, this
     layer draws integers of 64 bits, takes 16 of their bits for each unit and keeps it if they are below ``threshold =
@@ -32,7 +32,8 @@ class Dropout(keras.layers.Dropout):
 
     Deviations: the rate is that asked for to within 1 / 131072. The units dropped for a seed are not those Keras's
     layer drops. The factor is rounded to the dtype, by up to 0.4 % in bfloat16, as it is in Keras's layer. A dropped
-    unit that is infinite or not a number becomes not a number, where Keras gives 0.
+    unit that is infinite or not a number becomes not a number, where Keras gives 0. For the gradient it holds the
+    factors in the dtype of the units, where Keras holds one byte for each.
     """
 
     def call(self, inputs, training=False):

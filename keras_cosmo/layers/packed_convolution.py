@@ -1,27 +1,33 @@
-"""Convolution whose gradients are computed for several pixels at once."""
+"""Functions for `keras_cosmo.layers.convolution.Conv2D`: gradients computed for several pixels at once."""
 
 import tensorflow as tf
-
-from keras_cosmo.bijectors.packed_pixels import moved_copies
 
 # Bytes that a processor multiplies at once (AVX-512): 16 numbers of float32, 32 of bfloat16.
 REGISTER_BYTES = 64
 BYTES = {"float32": 4, "bfloat16": 2}
+# More would make kernels of mostly zeros, and in bfloat16 sums of many rounded parts.
+MOST_PIXELS = 8
+
+
+def on_processors() -> bool:
+    """Whether TensorFlow sees no GPU: there all this has not been measured."""
+    return not tf.config.get_visible_devices("GPU")
 
 
 def gains(kernel_shape, dtype: str) -> bool:
     """Whether several pixels are computed at once, for kernels ``(rows, columns, inputs, filters)``."""
-    return filter_pixels(kernel_shape[3], dtype) > 1 or input_pixels(kernel_shape[2], dtype) > 1
+    return filter_pixels(kernel_shape[3], dtype) > 1 or input_pixels(*kernel_shape[2:], dtype) > 1
 
 
 def filter_pixels(filters: int, dtype: str) -> int:
-    """Neighbouring pixels, a power of two, of which the channels fit into a register of the processor."""
-    return 1 << max(REGISTER_BYTES // (BYTES[dtype] * filters), 1).bit_length() - 1
+    """Neighbouring pixels, a power of two up to 8, of which the channels fit into a register of the processor."""
+    return min(1 << max(REGISTER_BYTES // (BYTES[dtype] * filters), 1).bit_length() - 1, MOST_PIXELS)
 
 
-def input_pixels(inputs: int, dtype: str) -> int:
+def input_pixels(inputs: int, filters: int, dtype: str) -> int:
     """The same for the gradient of the inputs; in bfloat16 that gains nothing."""
-    return filter_pixels(inputs, dtype) if dtype == "float32" else 1
+    # oneDNN's strided convolution of a single channel reads memory that nobody wrote, on narrow maps.
+    return filter_pixels(inputs, dtype) if dtype == "float32" and filters > 1 else 1
 
 
 def packed_convolution(maps, kernel, bias):
@@ -32,16 +38,29 @@ def packed_convolution(maps, kernel, bias):
         kernel: ``(rows, columns, inputs, filters)``, in the same dtype.
         bias: ``(filters,)``, in the same dtype.
     """
+    # Eager gradients of variables would need more of a function than those of tensors.
+    maps, kernel, bias = map(tf.convert_to_tensor, (maps, kernel, bias))
 
     @tf.custom_gradient
     def convolution(maps, kernel, bias):
+        outputs = tf.nn.bias_add(tf.nn.conv2d(maps, kernel, 1, "VALID"), bias)
+
         def gradient(upstream):
+            # It may come without its shape, or as some of its rows.
+            upstream = tf.ensure_shape(upstream, outputs.shape)
             of_kernel, of_bias = _filter_gradient(maps, kernel, upstream)
             return _input_gradient(maps, kernel, upstream), of_kernel, of_bias
 
-        return tf.nn.bias_add(tf.nn.conv2d(maps, kernel, 1, "VALID"), bias), gradient
+        return outputs, gradient
 
     return convolution(maps, kernel, bias)
+
+
+def moved_copies(kernel, pixels):
+    """Copies of a kernel for neighbouring pixels of a row, ``(..., rows, columns + pixels - 1, inputs, pixels, n)``."""
+    none = [[0, 0]] * (kernel.shape.rank - 3)
+    moved = [tf.pad(kernel, [*none, [i, pixels - 1 - i], [0, 0], [0, 0]]) for i in range(pixels)]
+    return tf.stack(moved, -2)
 
 
 def _filter_gradient(maps, kernel, upstream):
@@ -82,7 +101,7 @@ def _in_cells(maps, across, pixels):
 def _input_gradient(maps, kernel, upstream):
     """Gradient for the maps: a convolution of the upstream one with the turned kernel."""
     rows, columns, inputs, filters = kernel.shape
-    pixels = input_pixels(inputs, kernel.dtype.name)
+    pixels = input_pixels(inputs, filters, kernel.dtype.name)
     if pixels == 1:
         return tf.nn.conv2d_transpose(upstream, kernel, tf.shape(maps), 1, "VALID")
     _, height, width, _ = maps.shape

@@ -1,4 +1,4 @@
-"""Convolutions of small maps with many channels, whose gradients are products of matrices."""
+"""Functions for `Conv2D` and `Conv2DTranspose`: gradients on small maps as products of matrices."""
 
 import math
 
@@ -7,7 +7,8 @@ import tensorflow as tf
 # Up to this side of the coarser map, and from so many pairs of channels on, the products are faster.
 LARGEST_SIDE = 8
 FEWEST_PAIRS = 2**17
-# Up to so many pixels of a batch on the coarser map a convolution, too, is faster as a product of matrices.
+# Up to so many pixels of a batch on the coarser map a convolution, too, is faster as a product of matrices; it takes a
+# batch of known size, as those of a pipeline are.
 FEW_PIXELS, FEW_SIDE = 128, 2
 
 
@@ -34,14 +35,19 @@ def convolution(maps, kernel, strides, padding: str):
         strides: Two numbers.
         padding: "VALID" or "SAME".
     """
+    maps, kernel = map(tf.convert_to_tensor, (maps, kernel))
     places = _Places(maps.shape, kernel.shape, strides, padding)
 
     @tf.custom_gradient
     def convolved(maps, kernel):
+        outputs = places.convolved(maps, kernel)
+
         def gradient(upstream):
+            # It may come without its shape, or as some of its rows.
+            upstream = tf.ensure_shape(upstream, outputs.shape)
             return places.transposed(upstream, kernel), places.filter_gradient(maps, upstream)
 
-        return places.convolved(maps, kernel), gradient
+        return outputs, gradient
 
     return convolved(maps, kernel)
 
@@ -56,14 +62,18 @@ def transposed_convolution(maps, kernel, size, strides, padding: str):
         strides: Two numbers.
         padding: "VALID" or "SAME".
     """
+    maps, kernel = map(tf.convert_to_tensor, (maps, kernel))
     places = _Places((maps.shape[0], *size, kernel.shape[2]), kernel.shape, strides, padding)
 
     @tf.custom_gradient
     def convolved(maps, kernel):
+        outputs = places.transposed(maps, kernel)
+
         def gradient(upstream):
+            upstream = tf.ensure_shape(upstream, outputs.shape)
             return places.convolved(upstream, kernel), places.filter_gradient(upstream, maps)
 
-        return places.transposed(maps, kernel), gradient
+        return outputs, gradient
 
     return convolved(maps, kernel)
 
@@ -83,8 +93,8 @@ class _Places:
     def convolved(self, maps, kernel):
         if not self.few:
             return tf.nn.conv2d(maps, kernel, self.strides, self.padding)
-        seen = tf.reshape(tf.concat(self._seen(maps), -1), [math.prod(self.coarse) * maps.shape[0], -1])
-        outputs = tf.matmul(seen, self._used(kernel))
+        seen = tf.concat(self._seen(maps), -1)
+        outputs = tf.matmul(tf.reshape(seen, [-1, seen.shape[-1]]), self._used(kernel))
         return tf.reshape(outputs, [-1, *self.coarse, self.kernel_shape[3]])
 
     def transposed(self, upstream, kernel):
@@ -108,16 +118,14 @@ class _Places:
         upstream = tf.reshape(upstream, [-1, filters])
         seen = self._seen(maps)
         if self.few:
-            seen = tf.reshape(tf.concat(seen, -1), [-1, len(seen) * inputs])
-            found = tf.matmul(seen, upstream, transpose_a=True)
+            seen = tf.concat(seen, -1)
+            found = tf.matmul(tf.reshape(seen, [-1, seen.shape[-1]]), upstream, transpose_a=True)
         else:
             found = tf.stack([tf.matmul(tf.reshape(one, [-1, inputs]), upstream, transpose_a=True) for one in seen])
         axes = self.rows, self.columns
         found = tf.reshape(found, [*(len(axis.used) for axis in axes), inputs, filters])
-        margins = [
-            [axis.used[0], size - 1 - axis.used[-1]] for axis, size in zip(axes, self.kernel_shape, strict=False)
-        ]
-        return tf.pad(found, [*margins, [0, 0], [0, 0]]) if any(map(any, margins)) else found
+        unseen = [axis.unseen for axis in axes]
+        return tf.pad(found, [*unseen, [0, 0], [0, 0]]) if any(map(any, unseen)) else found
 
     def _used(self, kernel):
         """The part of the kernel that sees any pixel, as a matrix."""

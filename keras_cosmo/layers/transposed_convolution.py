@@ -1,7 +1,6 @@
 """Transposed convolution whose training on small maps with many channels is faster."""
 
 import keras
-from keras import ops
 
 from keras_cosmo.layers.convolution import DTYPES
 
@@ -13,8 +12,8 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
     On maps of 8 x 8 and fewer with hundreds of channels TensorFlow's gradient of the filters takes many times as long
     as the convolution; here it is a product of matrices for every place of the kernel
     (`keras_cosmo.layers.small_map_convolution`). In training, for maps ``(batch, height, width, channels)`` of known
-    height and width, in float32 and bfloat16; everything else is left to Keras. Outputs and gradients are the same up
-    to rounding. Arguments, weights and saved files are those of Keras's layer.
+    height and width, in float32 and bfloat16, with TensorFlow where it sees no GPU; everything else is left to Keras.
+    Outputs and gradients are the same up to rounding. Arguments, weights and saved files are those of Keras's layer.
 
     Args:
         args: As of ``keras.layers.Conv2DTranspose``.
@@ -32,10 +31,11 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         from keras_cosmo.layers import small_map_convolution
 
         size = self.compute_output_shape(inputs.shape)[1:3]
-        kernel = ops.convert_to_tensor(self.kernel)
-        outputs = small_map_convolution.transposed_convolution(inputs, kernel, size, self.strides, self.padding.upper())
+        outputs = small_map_convolution.transposed_convolution(
+            inputs, self.kernel, size, self.strides, self.padding.upper()
+        )
         if self.use_bias:
-            outputs = outputs + ops.convert_to_tensor(self.bias)
+            outputs = outputs + self.bias
         return outputs if self.activation is None else self.activation(outputs)
 
     def _may_differ(self, inputs) -> bool:
@@ -51,6 +51,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
             and all(side >= stride for side, stride in zip(self.kernel_size, self.strides, strict=True))
         ):
             return False
+        from keras_cosmo.layers.packed_convolution import on_processors
         from keras_cosmo.layers.small_map_convolution import gains
 
-        return gains(inputs.shape[1:3], (*self.kernel_size, self.filters, inputs.shape[-1]))
+        return on_processors() and gains(inputs.shape[1:3], (*self.kernel_size, self.filters, inputs.shape[-1]))

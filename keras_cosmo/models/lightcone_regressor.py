@@ -17,8 +17,8 @@ class LightconeRegressor(keras.Model):
     parameter. With the defaults and ``map_shape=(100, 2200)`` it has 10,023,604 trainable weights, row by
     row those of Table 1. It takes brightness temperature in mK and returns parameters in physical units:
     the standardisation of both is part of the network (fixed, not trained) and saved with it. The ReLU of a stage is
-    in the layer of its pooling, ``pooling_1`` or ``pooling_2``, where its gradient costs a quarter: to give a stage
-    another activation, replace its convolution and its pooling.
+    in the layer of its pooling, ``pooling_1`` or ``pooling_2``, where its gradient costs a quarter: a pooling of your
+    own comes without ReLU, and to give a stage another activation you replace its convolution and its pooling.
 
     Args:
         map_shape: Shape ``(n_perp, n_los)`` of one image in cells. Defaults to the paper's (100, 2200).

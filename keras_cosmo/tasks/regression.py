@@ -415,6 +415,7 @@ class RegressionTask(Task):
         import numpy as np
 
         from keras_cosmo.figures import regression as draw
+        from keras_cosmo.layers.rectified_pooling import RectifiedMaxPooling2D
 
         database, parameters = prepared.database, prepared.database.parameters
         arrays, metrics = evaluation.arrays, evaluation.metrics
@@ -466,8 +467,11 @@ class RegressionTask(Task):
         # Where the first convolution was swapped for another kind of layer, there are no filters to draw.
         if convolutions and convolutions[0].kernel.shape[2] == 1:
             first = convolutions[0]
-            # After ReLU, which is in the layer behind.
-            responses = keras.Model(model.input, keras.ops.relu(first.output))(images, training=False)
+            response = first.output
+            # Unless it was swapped for another, the layer behind begins with ReLU.
+            if isinstance(model.layers[model.layers.index(first) + 1], RectifiedMaxPooling2D):
+                response = keras.ops.relu(response)
+            responses = keras.Model(model.input, response)(images, training=False)
             result["first_layer_filters"] = (
                 draw.first_layer_filters(np.asarray(first.kernel)),
                 "Filters of the first convolution after training (figure A1).",

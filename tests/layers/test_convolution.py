@@ -1,8 +1,11 @@
+import doctest
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_cosmo.layers import convolution
 from keras_cosmo.layers.convolution import Conv2D
 
 
@@ -47,6 +50,10 @@ SHAPES = [
     ((2, 14, 31, 8), 16, 10),
     ((3, 5, 6, 2), 4, (3, 5)),
     ((1, 4, 9, 3), 1, (4, 1)),
+    # One filter on narrow maps, of which oneDNN's strided convolution makes anything.
+    ((5, 8, 6, 2), 1, (5, 6)),
+    ((2, 3, 8, 1), 1, (1, 2)),
+    ((3, 4, 4, 1), 1, 3),
     ((2, 6, 3, 5), 3, 3),
     ((2, 12, 10, 24), 5, 2),
 ]
@@ -73,10 +80,12 @@ def test_is_no_less_exact_than_keras_in_bfloat16(shape, filters, kernel_size):
     for cls in (keras.layers.Conv2D, Conv2D):
         found, _ = differentiated(built(cls, maps, filters, kernel_size, "mixed_bfloat16"), maps)
         errors.append(
-            [np.linalg.norm(one - other) / np.linalg.norm(one) for one, other in zip(exact, found, strict=True)]
+            [np.linalg.norm(one - other) / np.linalg.norm(one) for one, other in zip(exact[:3], found[:3], strict=True)]
         )
     theirs, ours = np.array(errors)
-    assert (ours < 1.3 * theirs + 1e-3).all()
+    # Not the gradient of the bias: few numbers, in which roundings of its parts do not average out.
+    # Beside theirs the rounding of one number, 2**-8.
+    assert (ours < theirs + 2**-8).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -183,3 +192,73 @@ def test_saves_and_trains_like_the_layer_of_keras(tmp_path):
     np.testing.assert_array_equal(loaded.predict(maps, verbose=0), model.predict(maps, verbose=0))
     # Weights of a file with Keras's layers fit.
     model.load_weights(tmp_path / f"{keras.layers.Conv2D.__module__}.keras")
+
+
+def test_example():
+    assert doctest.testmod(convolution).failed == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_eager_training(dtype):
+    maps = numbers(4, 20, 22, 1).astype("float32")
+    inputs = keras.Input((20, 22, 1))
+    outputs = keras.layers.GlobalMaxPooling2D()(Conv2D(8, 10, dtype=dtype)(inputs))
+    model = keras.Model(inputs, outputs)
+    losses, start = [], model.get_weights()
+    for eager in (False, True):
+        model.set_weights(start)
+        model.compile("sgd", "mse", jit_compile=False, run_eagerly=eager)
+        losses.append(model.fit(maps, numbers(4, 8).astype("float32"), epochs=2, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("behind", ["no shape", "rows"])
+def test_upstream_gradients_of_any_kind(behind):
+    """Without a static shape, as behind a function of NumPy, and as some of the rows of the batch."""
+    maps = tf.constant(numbers(4, 12, 15, 1), "float32")
+    found = []
+    for cls in (keras.layers.Conv2D, Conv2D):
+        layer = built(cls, maps, 4, 3, "float32")
+
+        @tf.custom_gradient
+        def shapeless(values):
+            return values, lambda upstream: tf.numpy_function(lambda array: array, [upstream], tf.float32)
+
+        @tf.function
+        def run(maps, layer=layer):
+            with tf.GradientTape() as tape:
+                outputs = layer(maps, training=True)
+                outputs = shapeless(outputs) if behind == "no shape" else tf.gather(outputs, [2, 0])
+                total = tf.reduce_sum(outputs**2)
+            return tape.gradient(total, layer.kernel.value)
+
+        found.append(run(maps))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_second_derivatives(dtype):
+    maps = tf.constant(rounded(numbers(2, 9, 11, 2)))
+    found = []
+    for cls, kind in ((keras.layers.Conv2D, "float64"), (Conv2D, dtype)):
+        layer = built(cls, maps, 8, 3, kind)
+
+        @tf.function
+        def run(maps, layer=layer):
+            maps = tf.cast(maps, layer.compute_dtype)
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as tape:
+                    tape.watch(maps)
+                    total = tf.reduce_sum(layer(maps, training=True) ** 2)
+                penalty = tf.reduce_sum(tape.gradient(total, maps) ** 2)
+            return outer.gradient(penalty, layer.kernel.value)
+
+        found.append(tf.cast(run(maps), "float64").numpy())
+    assert np.linalg.norm(found[1] - found[0]) < (1e-5 if dtype == "float32" else 3e-2) * np.linalg.norm(found[0])
+
+
+def test_gpus_are_left_to_keras(monkeypatch):
+    maps = numbers(2, 14, 31, 8)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: ["GPU:0"])
+    _, operations = differentiated(built(Conv2D, maps, 8, 10, "bfloat16"), maps)
+    assert filter_sizes(operations) is None

@@ -1,9 +1,11 @@
+import doctest
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_cosmo.layers import small_map_convolution
+from keras_cosmo.layers import small_map_convolution, transposed_convolution
 from keras_cosmo.layers.convolution import Conv2D
 from keras_cosmo.layers.transposed_convolution import Conv2DTranspose
 
@@ -159,3 +161,30 @@ def test_transposed_convolution_saves_like_that_of_keras(tmp_path):
     loaded = keras.models.load_model(tmp_path / "ours.keras")
     assert type(loaded.layers[1]) is Conv2DTranspose
     loaded.load_weights(tmp_path / "theirs.keras")
+
+
+def test_example():
+    assert doctest.testmod(transposed_convolution).failed == 0
+
+
+@pytest.mark.parametrize("classes", PAIRS)
+@pytest.mark.parametrize("few", [0, 2**20])
+@pytest.mark.usefixtures("always")
+def test_rows_of_the_batch_and_second_derivatives_and_eagerly(classes, few, monkeypatch):
+    monkeypatch.setattr(small_map_convolution, "FEW_PIXELS", few)
+    maps = tf.constant(numbers(3, 2, 2, 4), "float32")
+    found = []
+    for cls in classes:
+        layer = built(cls, maps.shape, 5, 3, "float32", strides=2, padding="same")
+
+        def run(maps, layer=layer):
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as tape:
+                    tape.watch(maps)
+                    total = tf.reduce_sum(tf.gather(layer(maps, training=True), [2, 0]) ** 2)
+                penalty = tf.reduce_sum(tape.gradient(total, maps) ** 2)
+            return outer.gradient(penalty, layer.kernel.value)
+
+        found += [run(maps), tf.function(run)(maps)]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-3)

@@ -411,7 +411,7 @@ class SwishDense(keras.layers.Layer):
 
 
 class MyTask(RegressionTask):
-    """The paper's task with the second pooling swapped for an average, and a layer of the user's own."""
+    """The paper's task with the second pooling (and ReLU) swapped for an average, and a layer of the user's own."""
 
     def build(self, preset, database, normalization, dtype):
         network = super().build(preset, database, normalization, dtype)
