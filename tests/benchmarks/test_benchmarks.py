@@ -85,3 +85,17 @@ def test_both_kinds_of_a_network_have_the_same_number_of_weights(network, monkey
     ours = network_speed.keras_model(network, shape, "float32", width=4)
     theirs = torch_networks.training_case(network, shape, maps, targets, width=4, flow=network_speed.FLOWS.get(network))
     assert network_speed.count_weights(ours) == theirs.parameters
+
+
+@pytest.mark.slow
+def test_a_task_from_the_disk_against_memory(tmp_path):
+    file = tmp_path / "streaming.json"
+    command = [sys.executable, FOLDER / "streaming_tasks.py", "--tasks", "regression", "--seconds", "0"]
+    result = subprocess.run(
+        [*command, "--rounds", "1", "--folder", tmp_path, "--json", file], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    (written,) = json.loads(file.read_text())["results"].values()
+    assert [row["steps"] for rows in written["rows"].values() for row in rows] == [2, 2]
+    assert all(row["processor_per_second"] > 0 for rows in written["rows"].values() for row in rows)
+    assert not list(tmp_path.glob("*/*.h5"))
