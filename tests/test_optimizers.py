@@ -263,7 +263,7 @@ def decay():
         {"gradient_accumulation_steps": 4},
         {"use_ema": True, "ema_overwrite_frequency": 3},
     ],
-    ids=str,
+    ids=lambda settings: next(iter(settings), "none"),
 )
 def test_equals_keras_with_one_operation_for_each_weight(settings):
     def make(kind):
