@@ -1,14 +1,18 @@
-"""Every task trained from its database on disk against the same steps with batches that lie in memory.
+"""Every task trained from its database on disk, from arrays in memory, and with batches that lie ready.
 
     python benchmarks/streaming_tasks.py [--tasks regression matter ...] [--preset quick] [--precision mixed_bfloat16]
                                          [--seconds 10] [--folder DIR] [--rounds 3] [--json FILE]
 
-Each task's embedded simulator writes a database, which is split, normalised and read as in any run. Two processes then
-make the same steps of the same epochs in turn: ``disk`` reads batches in random order over the whole training part,
-the file being dropped from the system's cache before; ``memory`` made all these batches before, so that a step costs
-what the network costs. Images per second of the processor and of the clock; ratios are disk to memory. The networks
-are those of the preset, in bfloat16 unless ``--precision`` says otherwise, which is when the pipeline weighs most; the
-flow is in float32.
+Each task's embedded simulator writes a database, which is split and normalised as in any run. Three processes then make
+as many steps in turn:
+
+``disk``    as any run does: batches in random order over the whole training part, augmented, checked to be finite; the
+            file is dropped from the system's cache before
+``memory``  the same examples, made before, in two arrays: ``Dataset.from_tensor_slices(...).shuffle(...).batch(...)``
+``ready``   with one of these batches again and again: what the network costs alone
+
+Images per second of the processor and of the clock. The networks are those of the preset, in bfloat16 unless
+``--precision`` says otherwise, which is when the pipeline weighs most; the flow is in float32.
 """
 
 import pathlib
@@ -25,7 +29,7 @@ from keras_cosmo.tasks.all_tasks import TASKS
 SIMULATIONS = {"regression": 200, "matter": 60, "astro": 60, "separation": 400, "dust": 1, "higlow": 100}
 # Steps whose seconds do not count: the graph is made, and the first batches are waited for.
 WARM_UP, AHEAD = 3, 8
-WHO = ("disk", "memory")
+WHO = ("disk", "memory", "ready")
 
 
 def preset_of(name: str, preset: str):
@@ -41,7 +45,7 @@ def preset_of(name: str, preset: str):
 
 
 def measure(request: dict) -> dict:
-    """Write the database, or train from the disk or from memory."""
+    """Write the database, or train in one of the three ways."""
     task, preset = preset_of(request["task"], request["preset"])
     if request["who"] == "write":
         from keras_cosmo.data.campaign import run_campaign
@@ -59,12 +63,16 @@ def measure(request: dict) -> dict:
     model = task.model(preset, prepared.database, prepared.normalization, precision)
     step = tf.function(lambda batch: model.train_step(batch))
     steps, pipeline = request["steps"], prepared.training
+    # As many are read ahead at the end as at the beginning.
+    batches = pipeline.training(0, WARM_UP + steps + AHEAD)
     if request["who"] == "memory":
-        batches = list(pipeline.training(0, WARM_UP + steps))
+        arrays = tuple(tf.concat(parts, 0) for parts in zip(*batches, strict=True))
+        batches = tf.data.Dataset.from_tensor_slices(arrays).shuffle(len(arrays[0]), seed=1)
+        batches = batches.batch(preset.batch_size, drop_remainder=True).prefetch(2)
+    elif request["who"] == "ready":
+        batches = [next(iter(batches))] * (WARM_UP + steps)
     else:
         drop_from_cache(request["file"])
-        # As many are read ahead at the end as at the beginning.
-        batches = pipeline.training(0, WARM_UP + steps + AHEAD)
     iterator = iter(batches)
     for _ in range(WARM_UP):
         float(step(next(iterator))["loss"])
@@ -94,7 +102,7 @@ def compare(arguments) -> dict:
             side_by_side.isolated(__file__, {**request, "who": "write"})
             megabytes = pathlib.Path(request["file"]).stat().st_size / 1e6
             # As many steps as fill the time.
-            trial = side_by_side.isolated(__file__, {**request, "who": "memory", "steps": 2})
+            trial = side_by_side.isolated(__file__, {**request, "who": "ready", "steps": 2})
             steps = max(2, round(arguments.seconds * 2 / trial["processor_seconds"]))
             requests = {who: {**request, "who": who, "steps": steps} for who in WHO}
             results = side_by_side.alternate(__file__, requests, arguments.rounds)
@@ -102,14 +110,17 @@ def compare(arguments) -> dict:
             best = {who: side_by_side.merged(measured) for who, measured in results.items()}
             row = [task, f"{megabytes:.0f}", f"{steps} x {best['disk']['batch_size']:.0f}"]
             for key in ("processor_per_second", "clock_per_second"):
-                rounds = side_by_side.ratios_by_round(results, "disk", "memory", key)
-                row += [best["disk"][key], best["memory"][key], side_by_side.ratio(results, "disk", "memory", key)]
-                row.append(" ".join(map(side_by_side.cell, rounds)))
+                row += [best[who][key] for who in WHO]
+                for other in WHO[1:]:
+                    rounds = side_by_side.ratios_by_round(results, "disk", other, key)
+                    row.append(" ".join(map(side_by_side.cell, rounds)))
             rows.append(row)
             found[task] = {"megabytes": megabytes, "rows": results}
-    heads = ["task", "MB", "images", "processor: disk", "memory", "ratio", "by round"]
+    heads = ["task", "MB", "images"]
+    for quantity in ("processor", "clock"):
+        heads += [f"{quantity}: disk", "memory", "ready", "disk / memory", "disk / ready"]
     print()
-    print(side_by_side.table([*heads, "clock: disk", "memory", "ratio", "by round"], rows))
+    print(side_by_side.table(heads, rows))
     return found
 
 

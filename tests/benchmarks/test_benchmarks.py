@@ -96,6 +96,6 @@ def test_a_task_from_the_disk_against_memory(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     (written,) = json.loads(file.read_text())["results"].values()
-    assert [row["steps"] for rows in written["rows"].values() for row in rows] == [2, 2]
+    assert [row["steps"] for rows in written["rows"].values() for row in rows] == [2, 2, 2]
     assert all(row["processor_per_second"] > 0 for rows in written["rows"].values() for row in rows)
     assert not list(tmp_path.glob("*/*.h5"))
