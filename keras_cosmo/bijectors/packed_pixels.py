@@ -101,47 +101,47 @@ class PackedPixels:
 
     def network(self, seen, kernel_1, bias_1, kernel_2, bias_2, kernel_3, bias_3):
         """The network of a coupling, whose last weights are those of `kernels`; its outputs are packed."""
-        x = tf.nn.relu(tf.nn.bias_add(self._first_convolution(seen, kernel_1), bias_1))
-        x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel_2, 1, "SAME"), bias_2))
-        x = tf.nn.bias_add(self._last_convolution(x, kernel_3), bias_3)
+        x = tf.nn.relu(self._first_convolution(seen, kernel_1, bias_1))
+        x = tf.nn.relu(_convolution(x, kernel_2, bias_2))
+        x = self._last_convolution(x, kernel_3, bias_3)
         return tf.reshape(x, [-1, self._rows, kernel_3.shape[-1]])
 
     # TensorFlow's gradients are the same; on few channels these are up to twice as fast.
 
-    def _first_convolution(self, seen, kernel):
+    def _first_convolution(self, seen, kernel, bias):
         """A convolution whose gradient for what is seen is computed for several pixels at once."""
         # Two pixels at once are no faster; kernels of even width are padded on one side more.
         if self.pixels <= 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-            return tf.nn.conv2d(seen, kernel, 1, "SAME")
+            return _convolution(seen, kernel, bias)
 
         @tf.custom_gradient
-        def convolution(seen, kernel):
+        def convolution(seen, kernel, bias):
             def gradient(upstream):
                 turned = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
                 copies = moved_copies(turned, self.pixels)
                 copies = tf.reshape(copies, [*copies.shape[:-2], -1])
                 of_seen = tf.nn.conv2d(upstream, copies, [1, 1, self.pixels, 1], "SAME")
-                return tf.reshape(of_seen, tf.shape(seen)), _filter_gradient(seen, kernel, upstream)
+                return tf.reshape(of_seen, tf.shape(seen)), *_weight_gradients(seen, kernel, upstream)
 
-            return tf.nn.conv2d(seen, kernel, 1, "SAME"), gradient
+            return _convolution(seen, kernel, bias), gradient
 
-        return convolution(seen, kernel)
+        return convolution(seen, kernel, bias)
 
-    def _last_convolution(self, x, kernel):
+    def _last_convolution(self, x, kernel, bias):
         """A convolution for several pixels at once, whose gradient for x is computed for single pixels."""
         if self.pixels == 1:
-            return tf.nn.conv2d(x, kernel, 1, "SAME")
+            return _convolution(x, kernel, bias)
 
         @tf.custom_gradient
-        def convolution(x, kernel):
+        def convolution(x, kernel, bias):
             def gradient(upstream):
                 of_pixels, single = self._of_single_pixels(upstream), self._single_kernel(kernel)
                 of_x = tf.nn.conv2d_transpose(of_pixels, single, tf.shape(x), 1, "SAME")
-                return of_x, _filter_gradient(x, kernel, upstream, self.pixels)
+                return of_x, *_weight_gradients(x, kernel, upstream, self.pixels)
 
-            return tf.nn.conv2d(x, kernel, [1, 1, self.pixels, 1], "SAME"), gradient
+            return _convolution(x, kernel, bias, self.pixels), gradient
 
-        return convolution(x, kernel)
+        return convolution(x, kernel, bias)
 
     def _of_single_pixels(self, outputs):
         """Outputs of the network, unpacked."""
@@ -157,8 +157,13 @@ class PackedPixels:
         return tf.reshape(copies[:, :columns, :, :, 0], [shape[0], columns, shape[2], 2 * self.half])
 
 
-def _filter_gradient(inputs, kernel, upstream, stride=1):
-    strides = [1, 1, stride, 1]
-    return tf.raw_ops.Conv2DBackpropFilter(
-        input=inputs, filter_sizes=kernel.shape, out_backprop=upstream, strides=strides, padding="SAME"
+def _convolution(inputs, kernel, bias, stride=1):
+    # The bias beside the convolution, where oneDNN makes one operation of them.
+    return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, [1, 1, stride, 1], "SAME"), bias)
+
+
+def _weight_gradients(inputs, kernel, upstream, stride=1):
+    of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+        input=inputs, filter_sizes=kernel.shape, out_backprop=upstream, strides=[1, 1, stride, 1], padding="SAME"
     )
+    return of_kernel, tf.raw_ops.BiasAddGrad(out_backprop=upstream)
