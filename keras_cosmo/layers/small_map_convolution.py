@@ -38,18 +38,10 @@ def convolution(maps, kernel, strides, padding: str):
     maps, kernel = map(tf.convert_to_tensor, (maps, kernel))
     places = _Places(maps.shape, kernel.shape, strides, padding)
 
-    @tf.custom_gradient
-    def convolved(maps, kernel):
-        outputs = places.convolved(maps, kernel)
+    def gradients(upstream, maps, kernel):
+        return places.transposed(upstream, kernel), places.filter_gradient(maps, upstream)
 
-        def gradient(upstream):
-            # It may come without its shape, or as some of its rows.
-            upstream = tf.ensure_shape(upstream, outputs.shape)
-            return places.transposed(upstream, kernel), places.filter_gradient(maps, upstream)
-
-        return outputs, gradient
-
-    return convolved(maps, kernel)
+    return _with_gradients(places.convolved, gradients, maps, kernel)
 
 
 def transposed_convolution(maps, kernel, size, strides, padding: str):
@@ -65,17 +57,24 @@ def transposed_convolution(maps, kernel, size, strides, padding: str):
     maps, kernel = map(tf.convert_to_tensor, (maps, kernel))
     places = _Places((maps.shape[0], *size, kernel.shape[2]), kernel.shape, strides, padding)
 
+    def gradients(upstream, maps, kernel):
+        return places.convolved(upstream, kernel), places.filter_gradient(upstream, maps)
+
+    return _with_gradients(places.transposed, gradients, maps, kernel)
+
+
+def _with_gradients(function, gradients, maps, kernel):
     @tf.custom_gradient
-    def convolved(maps, kernel):
-        outputs = places.transposed(maps, kernel)
+    def applied(maps, kernel):
+        outputs = function(maps, kernel)
 
         def gradient(upstream):
-            upstream = tf.ensure_shape(upstream, outputs.shape)
-            return places.convolved(upstream, kernel), places.filter_gradient(upstream, maps)
+            # It may come without its shape, or as some of its rows.
+            return gradients(tf.ensure_shape(upstream, outputs.shape), maps, kernel)
 
         return outputs, gradient
 
-    return convolved(maps, kernel)
+    return applied(maps, kernel)
 
 
 class _Places:
