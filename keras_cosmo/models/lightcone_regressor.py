@@ -4,7 +4,6 @@ import keras
 from keras import layers
 
 from keras_cosmo.layers.convolution import Conv2D
-from keras_cosmo.layers.dropout import Dropout
 from keras_cosmo.layers.rectified_pooling import RectifiedMaxPooling2D
 from keras_cosmo.models import arguments
 
@@ -110,7 +109,7 @@ class LightconeRegressor(keras.Model):
             x = Conv2D(count, kernel_size, dtype=policy, name=f"convolution_{index}")(x)
             x = RectifiedMaxPooling2D(pool_size, dtype=policy, name=f"pooling_{index}")(x)
         x = layers.Flatten(dtype=policy, name="flatten")(x)
-        x = Dropout(dropout, dtype=policy, name="dropout")(x)
+        x = layers.Dropout(dropout, dtype=policy, name="dropout")(x)
         for index, units in enumerate(dense_units, start=1):
             x = layers.Dense(units, activation="relu", dtype=policy, name=f"dense_{index}")(x)
             if index == 1:
